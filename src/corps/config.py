@@ -1,0 +1,91 @@
+"""Settings: where state lives and which numbers hold, from flag, environment, file and default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from corps.errors import Invalid
+from corps.model.name import did_you_mean
+
+HEARTBEAT_MIN_S = 0.25
+HEARTBEAT_MAX_S = 60.0
+CONFIG_NAME = "corps.toml"
+CONFIG_MAX_BYTES = 1 << 20
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting and its default. `server` None: the master of `dir`."""
+
+    dir: str = ""
+    server: str | None = None
+    listen: str = "127.0.0.1:7077"
+    heartbeat_s: float = 1.0
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(self.dir).absolute()
+
+    @property
+    def master_dir(self) -> Path:
+        return self.state_dir / "master"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.master_dir / "api.sock"
+
+    def worker_dir(self, name: str) -> Path:
+        return self.state_dir / "workers" / name
+
+
+def load_settings(**flags: str | float | None) -> Settings:
+    """Flag > environment > config file > default. Raise Invalid with what is wrong and where."""
+    chosen: dict[str, Any] = {"dir": _default_dir(), **_from_file()}
+    for field, variable in (("dir", "CORPS_DIR"), ("server", "CORPS_SERVER")):
+        if os.environ.get(variable):
+            chosen[field] = os.environ[variable]
+    chosen.update({field: value for field, value in flags.items() if value is not None})
+    try:
+        settings = msgspec.convert(chosen, Settings)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"bad setting: {error}", field="config") from error
+    if not HEARTBEAT_MIN_S <= settings.heartbeat_s <= HEARTBEAT_MAX_S:
+        raise Invalid(
+            f"heartbeat_s is {settings.heartbeat_s}: from {HEARTBEAT_MIN_S} to {HEARTBEAT_MAX_S}",
+            field="heartbeat_s",
+        )
+    if "\0" in settings.dir:
+        raise Invalid("the state directory has a NUL character", field="dir")
+    return settings
+
+
+def _default_dir() -> str:
+    if os.geteuid() == 0:
+        return "/var/lib/corps"
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return f"{base}/corps"
+
+
+def _config_paths() -> list[Path]:
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return [Path(base) / "corps" / CONFIG_NAME, Path("/etc/corps") / CONFIG_NAME]
+
+
+def _from_file() -> dict[str, Any]:
+    path = next((path for path in _config_paths() if path.is_file()), None)
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            values = tomllib.loads(file.read(CONFIG_MAX_BYTES).decode())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Invalid(f"cannot read {path}: {error}", field="config") from error
+    known = [field.name for field in msgspec.structs.fields(Settings)]
+    for key in values:
+        if key not in known:
+            raise Invalid(f"{path}: unknown key {key!r}{did_you_mean(key, known)}", field=key)
+    return values

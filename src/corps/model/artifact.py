@@ -1,0 +1,174 @@
+"""Executables and the files they need: what is copied to workers.
+
+A manifest is itself a blob: `NAME@DIGEST` is the digest of the manifest's bytes, so one digest
+proves every byte of every file.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from enum import StrEnum
+
+import msgspec
+
+from corps.errors import Invalid
+from corps.model.name import Digest, check_digest, check_name
+
+FILES_MAX = 100_000
+PATH_MAX_BYTES = 1_024
+BLOB_MAX_BYTES = 8 << 30
+MANIFEST_MAX_BYTES = 64 << 20
+LIBRARY_DIR = "lib"
+
+
+class FileKind(StrEnum):
+    EXECUTABLE = "executable"
+    LIBRARY = "library"
+    DATA = "data"
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One regular file of an artifact. `path` is relative to the tree, with `/`."""
+
+    path: str
+    size_bytes: int = msgspec.field(name="bytes")
+    digest: Digest
+    kind: FileKind
+    executable: bool = False
+
+
+class LinkEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One symbolic link of an artifact; `target` stays inside the tree."""
+
+    path: str
+    target: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one launch needs: `entry` is executed, `library_dirs` hold its libraries."""
+
+    entry: str
+    files: tuple[FileEntry, ...]
+    links: tuple[LinkEntry, ...] = ()
+    library_dirs: tuple[str, ...] = ()
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """A named manifest, as the master records it. `workers`: where it should be."""
+
+    name: str
+    digest: Digest
+    size_bytes: int
+    file_count: int
+    created_at: float
+    created_by: str
+    workers: tuple[str, ...] = ()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes whose digest names the artifact. The same files give the same bytes."""
+    return msgspec.json.encode(
+        msgspec.structs.replace(
+            manifest,
+            files=tuple(sorted(manifest.files, key=lambda entry: entry.path)),
+            links=tuple(sorted(manifest.links, key=lambda entry: entry.path)),
+        )
+    )
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Decode and check; raise Invalid when it is not a manifest that may be unpacked."""
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid(f"not a manifest: {error}", field="manifest") from error
+    check_manifest(manifest)
+    return manifest
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise Invalid unless every path stays inside the tree and means one thing."""
+    if len(manifest.files) + len(manifest.links) > FILES_MAX:
+        raise Invalid(f"more than {FILES_MAX} files in one artifact", field="files")
+    paths = [file.path for file in manifest.files] + [link.path for link in manifest.links]
+    _check_tree(paths)
+    for entry in manifest.files:
+        _check_file(entry)
+    for link in manifest.links:
+        _check_link(link)
+    if manifest.entry not in paths:
+        raise Invalid(f"entry {manifest.entry!r} is not among the files", field="entry")
+    for directory in manifest.library_dirs:
+        check_path(directory)
+        if ":" in directory:
+            raise Invalid(f"library directory {directory!r} has a colon", field="library_dirs")
+
+
+def check_path(path: str) -> str:
+    """Return `path` if it is relative, clean and stays inside the tree; raise Invalid otherwise."""
+    try:
+        too_long = len(path.encode()) > PATH_MAX_BYTES
+    except UnicodeEncodeError:
+        raise Invalid(f"path {path!r} is not UTF-8", field="path") from None
+    parts = path.split("/")
+    if (
+        too_long
+        or not path
+        or path.startswith("/")
+        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+        or any(
+            ord(character) < 32 or ord(character) == 127 or character == "\\" for character in path
+        )
+    ):
+        raise Invalid(
+            f"bad path {path[:80]!r}: relative, without '..', control characters or backslash",
+            field="path",
+        )
+    return path
+
+
+def split_artifact(text: str) -> tuple[str, Digest | None]:
+    """`web` -> ("web", None); `web@3f2a` -> ("web", "3f2a"): a digest may be cut to 4 digits."""
+    name, at, digest = text.partition("@")
+    check_name("artifact", name)
+    if not at:
+        return name, None
+    if not (4 <= len(digest) <= 64 and all(c in "0123456789abcdef" for c in digest)):
+        raise Invalid(
+            f"bad digest {digest[:80]!r}: 4 to 64 lower-case hexadecimal digits", field="digest"
+        )
+    return name, digest
+
+
+def _check_tree(paths: list[str]) -> None:
+    known = set(paths)
+    if len(known) != len(paths):
+        raise Invalid("two entries have the same path", field="files")
+    for path in paths:
+        check_path(path)
+        parent = posixpath.dirname(path)
+        while parent:
+            if parent in known:
+                raise Invalid(
+                    f"{path!r} lies below {parent!r}, which is no directory", field="files"
+                )
+            parent = posixpath.dirname(parent)
+
+
+def _check_file(entry: FileEntry) -> None:
+    check_digest(entry.digest)
+    if not 0 <= entry.size_bytes <= BLOB_MAX_BYTES:
+        raise Invalid(
+            f"{entry.path!r} has {entry.size_bytes} bytes: at most {BLOB_MAX_BYTES}", field="files"
+        )
+
+
+def _check_link(link: LinkEntry) -> None:
+    target = link.target
+    inside = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), target))
+    if not target or target.startswith("/") or inside == ".." or inside.startswith("../"):
+        raise Invalid(
+            f"link {link.path!r} points outside of the tree: {target[:80]!r}", field="links"
+        )
+    if "\0" in target or len(target.encode()) > PATH_MAX_BYTES:
+        raise Invalid(f"link {link.path!r} has a bad target", field="links")

@@ -1,0 +1,189 @@
+"""An instance: one process corps launched, its life and its death.
+
+    pending --> fetching --> starting --> running --> stopping --> dead
+                                            |  ^
+                                            v  | its worker came back
+                                          unknown
+
+Every live state may go straight to dead; starting and stopping may become unknown too.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+import msgspec
+
+from corps.model.name import AttemptKey, CommandId, Digest, InstanceId, WorkerName, attempt_key
+
+
+class InstanceState(StrEnum):
+    PENDING = "pending"
+    FETCHING = "fetching"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+S = InstanceState
+MOVES: dict[InstanceState, frozenset[InstanceState]] = {
+    S.PENDING: frozenset({S.FETCHING, S.STARTING, S.RUNNING, S.STOPPING, S.UNKNOWN, S.DEAD}),
+    S.FETCHING: frozenset({S.STARTING, S.RUNNING, S.STOPPING, S.UNKNOWN, S.DEAD}),
+    S.STARTING: frozenset({S.RUNNING, S.STOPPING, S.UNKNOWN, S.DEAD}),
+    S.RUNNING: frozenset({S.STOPPING, S.UNKNOWN, S.DEAD}),
+    S.STOPPING: frozenset({S.UNKNOWN, S.DEAD}),
+    S.UNKNOWN: frozenset({S.PENDING, S.FETCHING, S.STARTING, S.RUNNING, S.STOPPING, S.DEAD}),
+    S.DEAD: frozenset(),
+}
+
+
+class Desired(StrEnum):
+    """What the operator wants of an instance."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Cause(StrEnum):
+    """Why a death happened. `oom`, `gang`, `drain` and `rollout` are reserved names."""
+
+    SELF = "self"
+    STOP = "stop"
+    KILL = "kill"
+    OOM = "oom"
+    GANG = "gang"
+    DRAIN = "drain"
+    ROLLOUT = "rollout"
+    LOST = "lost"
+
+
+class RssSource(StrEnum):
+    """Where a maximum resident set comes from.
+
+    wait4: the kernel's final figure, exact. sampled: VmHWM of the process, exact when it was read,
+    at most one sample old. floor: the process stayed below what its image before exec had, so the
+    figure is an upper bound.
+    """
+
+    WAIT4 = "wait4"
+    SAMPLED = "sampled"
+    FLOOR = "floor"
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process used, from wait4 (final) or /proc (live)."""
+
+    cpu_user_s: float
+    cpu_system_s: float
+    max_rss_bytes: int | None
+    rss_bytes: int | None = None
+    max_rss_source: RssSource | None = None
+
+
+class Exited(msgspec.Struct, frozen=True, kw_only=True, tag="exited", tag_field="type"):
+    code: int
+
+
+class Signaled(msgspec.Struct, frozen=True, kw_only=True, tag="signaled", tag_field="type"):
+    signal: int
+    core_dumped: bool = False
+
+
+class SpawnFailed(msgspec.Struct, frozen=True, kw_only=True, tag="spawn_failed", tag_field="type"):
+    """It never ran: `stage` (fetch, fork, log, chdir, execve, cancelled) failed with `errno`."""
+
+    stage: str
+    errno: int
+    message: str
+
+
+class Vanished(msgspec.Struct, frozen=True, kw_only=True, tag="vanished", tag_field="type"):
+    """Nobody saw how it ended. `may_have_run` says that it may never even have begun."""
+
+    reason: str
+    may_have_run: bool = False
+
+
+Death: TypeAlias = Exited | Signaled | SpawnFailed | Vanished
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked for the end of an instance, by which command and signal, and when."""
+
+    cause: Cause
+    signal: int
+    by: str
+    command: CommandId
+    at: float
+    grace_s: float = 0.0
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal that the keeper delivered to a living process."""
+
+    signal: int
+    at: float
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """When each phase of a launch ended, in unix seconds of the worker (placed: of the master)."""
+
+    placed_at: float
+    received_at: float | None = None
+    fetched_at: float | None = None
+    forked_at: float | None = None
+    executed_at: float | None = None
+
+
+class Launchable(msgspec.Struct, frozen=True, kw_only=True):
+    """What to execute: the part of a launch that the worker needs."""
+
+    artifact: str
+    digest: Digest
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    cwd: str | None = None
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance in its present attempt, bound to one worker for good."""
+
+    id: InstanceId
+    app: str
+    number: int
+    attempt: int
+    worker: WorkerName
+    launch: Launchable
+    command: CommandId
+    by: str
+    state: InstanceState
+    desired: Desired
+    timings: Timings
+    state_since: float
+    pid: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    asked: Asked | None = None
+    delivered: tuple[Delivered, ...] = ()
+    death: Death | None = None
+    cause: Cause | None = None
+    message: str | None = None
+    usage: Usage | None = None
+
+    @property
+    def key(self) -> AttemptKey:
+        return attempt_key(self.id, self.attempt)
+
+    @property
+    def is_live(self) -> bool:
+        """It may be running now, as far as the master knows."""
+        return self.state is not InstanceState.DEAD
+
+
+def move(instance: Instance, state: InstanceState, now: float) -> Instance:
+    """The only writer of `state`."""
+    assert state in MOVES[instance.state], f"{instance.id}: {instance.state} -> {state}"
+    return msgspec.structs.replace(instance, state=state, state_since=now)

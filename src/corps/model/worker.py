@@ -1,0 +1,37 @@
+"""A worker as the master knows it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from corps.model.name import WorkerName
+
+
+class WorkerState(StrEnum):
+    """ready: usable. suspect: a beat or its connection is missing, no new work. lost: unusable."""
+
+    READY = "ready"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker.
+
+    `state_id` names its state directory (made once, at random), `boot_id` the boot of its machine:
+    together they tell whether what the worker does not list can still be running.
+    """
+
+    name: WorkerName
+    state_id: str
+    boot_id: str
+    state: WorkerState
+    address: str
+    labels: dict[str, str]
+    cpu_count: int
+    memory_bytes: int
+    version: str
+    joined_at: float
+    state_since: float

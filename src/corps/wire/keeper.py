@@ -1,0 +1,154 @@
+"""Worker <-> keeper: length-prefixed JSON on a Unix stream socket.
+
+The one description of these messages. The keeper itself imports only the standard library, so it
+builds and reads plain objects; a test holds it against these structs. A frame is a 4-byte
+big-endian length and then one JSON object. Each `spawned`, and each attempt of a `listing` with
+`has_pidfd`, is followed in the stream's ancillary data (SCM_RIGHTS) by one pidfd, in order.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from corps.model.name import AttemptKey
+from corps.wire.worker import Totals
+
+FRAME_MAX_BYTES = 4 << 20
+
+
+class KeeperMessage(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
+    """Base of what worker and keeper say."""
+
+
+# ---- worker -> keeper
+
+
+class Spawn(KeeperMessage, frozen=True, kw_only=True):
+    """Fork, journal, exec. A key the keeper knows is answered from the journal, never run again.
+
+    `path` is executed with `argv`; `env` is the whole environment; `note` is kept and given back.
+    """
+
+    key: AttemptKey
+    path: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    stdout: str
+    stderr: str
+    note: str = ""
+
+
+class SendSignal(KeeperMessage, frozen=True, kw_only=True, tag="signal"):
+    """Send by pidfd. Answer: Signaled."""
+
+    key: AttemptKey
+    signal: int
+
+
+class Forget(KeeperMessage, frozen=True, kw_only=True):
+    """Drop what is known of these dead attempts. A living one is left alone."""
+
+    keys: tuple[AttemptKey, ...]
+
+
+class ListAll(KeeperMessage, frozen=True, kw_only=True, tag="list"):
+    """Ask for everything. Answer: Listing, in several parts when there is much."""
+
+
+class Quit(KeeperMessage, frozen=True, kw_only=True):
+    """End, unless a child lives. Answer: Refused then; else the connection closes."""
+
+
+ToKeeper: TypeAlias = Spawn | SendSignal | Forget | ListAll | Quit
+
+
+# ---- keeper -> worker
+
+
+class KeptUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """rusage of wait4(2); `max_rss_bytes` at or below `floor_bytes` is only an upper bound."""
+
+    cpu_user_s: float
+    cpu_system_s: float
+    max_rss_bytes: int
+
+
+class KeptSignal(msgspec.Struct, frozen=True, kw_only=True):
+    signal: int
+    at: float
+
+
+class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """All the keeper knows of one attempt.
+
+    status: what waitpid(2) gave, None while it lives or when nobody saw it. `failed_stage` and
+    `failed_errno`: it never reached its program. `lost`: it is gone and its status cannot be
+    known; `executed` then says whether it had used its right to exec.
+    """
+
+    key: AttemptKey
+    pid: int
+    note: str
+    forked_at: float
+    is_live: bool
+    executed: bool
+    status: int | None = None
+    failed_stage: str | None = None
+    failed_errno: int | None = None
+    lost: str | None = None
+    ended_at: float | None = None
+    usage: KeptUsage | None = None
+    signals: tuple[KeptSignal, ...] = ()
+    has_pidfd: bool = False
+
+
+class Spawned(KeeperMessage, frozen=True, kw_only=True):
+    """The child runs its program now."""
+
+    key: AttemptKey
+    pid: int
+    forked_at: float
+    executed_at: float
+
+
+class Ended(KeeperMessage, frozen=True, kw_only=True):
+    """An attempt is over; repeated in Listing until Forget."""
+
+    attempt: KeptAttempt
+
+
+class Signaled(KeeperMessage, frozen=True, kw_only=True):
+    """errno 0: delivered to a living process. ESRCH: it had ended, or the key is unknown."""
+
+    key: AttemptKey
+    signal: int
+    errno: int
+
+
+class Listing(KeeperMessage, frozen=True, kw_only=True):
+    """Everything known, in parts; `floor_bytes`: the resident set a child has before exec."""
+
+    attempts: tuple[KeptAttempt, ...]
+    totals: Totals
+    keeper_pid: int
+    floor_bytes: int
+    is_last: bool
+
+
+class TotalsNow(KeeperMessage, frozen=True, kw_only=True, tag="totals"):
+    """Sent after each batch of deaths."""
+
+    totals: Totals
+
+
+class Refused(KeeperMessage, frozen=True, kw_only=True):
+    """A request that could not be carried out, and why: nothing was done."""
+
+    key: AttemptKey | None
+    reason: str
+
+
+FromKeeper: TypeAlias = Spawned | Ended | Signaled | Listing | TotalsNow | Refused

@@ -1,0 +1,277 @@
+"""Master <-> worker: the messages of the control connection, and of the bulk connection.
+
+New fields have defaults; names and tags are never re-used; unknown fields are ignored; an unknown
+tag closes the connection. `Hello.protocol` is the only version number.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from corps.model.instance import Death, Delivered, InstanceState, Launchable, Usage
+from corps.model.name import AttemptKey, Digest
+
+INVENTORY_BATCH = 500
+LOG_CHUNK_MAX_BYTES = 256 << 10
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
+    """Base of what travels between daemons."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All a worker knows of one attempt. Sent again until the master has said Forget."""
+
+    key: AttemptKey
+    state: InstanceState
+    digest: Digest
+    pid: int | None = None
+    received_at: float | None = None
+    fetched_at: float | None = None
+    forked_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    delivered: tuple[Delivered, ...] = ()
+    death: Death | None = None
+    usage: Usage | None = None
+
+
+# ---- worker -> master
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """First message. Its Inventory follows; only then is the worker usable."""
+
+    protocol: int
+    name: str
+    state_id: str
+    boot_id: str
+    cluster: str | None
+    labels: dict[str, str]
+    cpu_count: int
+    memory_bytes: int
+    version: str
+
+
+class Inventory(Message, frozen=True, kw_only=True):
+    """Everything the worker still has, in parts of INVENTORY_BATCH; the last part says so."""
+
+    reports: tuple[Report, ...]
+    artifacts: tuple[Digest, ...]
+    is_last: bool
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Sign of life; any other message is one as well."""
+
+    seq: int
+
+
+class Changed(Message, frozen=True, kw_only=True):
+    """Attempts that changed."""
+
+    reports: tuple[Report, ...]
+
+
+class Installed(Message, frozen=True, kw_only=True):
+    """The artifact is whole and verified on this worker. Counts are what had to travel."""
+
+    digest: Digest
+    bytes_sent: int
+    bytes_total: int
+    files_sent: int
+    files_total: int
+    seconds: float
+
+
+class InstallFailed(Message, frozen=True, kw_only=True):
+    digest: Digest
+    message: str
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """How far an install is; for eyes only."""
+
+    digest: Digest
+    bytes_sent: int
+    bytes_total: int
+
+
+class Uninstalled(Message, frozen=True, kw_only=True):
+    """Answer to Uninstall; `in_use` when an attempt still needs it and nothing was removed."""
+
+    digest: Digest
+    in_use: bool = False
+
+
+class Removed(Message, frozen=True, kw_only=True):
+    """The files of these attempts are gone."""
+
+    keys: tuple[AttemptKey, ...]
+
+
+class SignalDone(Message, frozen=True, kw_only=True):
+    """Outcome of SendSignal: errno 0, or ESRCH when it had already ended."""
+
+    key: AttemptKey
+    command: str
+    errno: int
+
+
+class LiveUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What /proc says of one living process now."""
+
+    key: AttemptKey
+    os_state: str
+    usage: Usage
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over all children the keeper has reaped (wait4): CPU added, resident set the maximum."""
+
+    children_dead: int = 0
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    max_rss_bytes: int = 0
+
+
+class Sampled(Message, frozen=True, kw_only=True):
+    """Answer to Sample; in several parts when there are many."""
+
+    ask: int
+    live: tuple[LiveUsage, ...]
+    totals: Totals
+    is_last: bool = True
+
+
+class LogRead(Message, frozen=True, kw_only=True):
+    """Answer to ReadLog. `size_bytes` is the log's size now; `is_final`: nobody writes any more."""
+
+    ask: int
+    offset: int
+    data: bytes
+    size_bytes: int
+    is_final: bool
+    error: str | None = None
+
+
+FromWorker: TypeAlias = (
+    Hello
+    | Inventory
+    | Heartbeat
+    | Changed
+    | Installed
+    | InstallFailed
+    | Progress
+    | Uninstalled
+    | Removed
+    | SignalDone
+    | Sampled
+    | LogRead
+)
+
+
+# ---- master -> worker
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """The worker belongs to this cluster. `epoch` counts the starts of the master."""
+
+    cluster: str
+    epoch: int
+    heartbeat_s: float
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The worker may not join, and why. The connection ends."""
+
+    code: str
+    message: str
+
+
+class Rejoin(Message, frozen=True, kw_only=True):
+    """You were lost: say hello again, with all you have."""
+
+
+class Start(Message, frozen=True, kw_only=True):
+    """Launch this attempt, once. Repeating it is harmless: `key` names it for ever."""
+
+    key: AttemptKey
+    launch: Launchable
+
+
+class End(Message, frozen=True, kw_only=True):
+    """Bring an attempt to its end: `signal`, then SIGKILL after `grace_s` (None: nothing more)."""
+
+    key: AttemptKey
+    signal: int
+    grace_s: float | None
+
+
+class SendSignal(Message, frozen=True, kw_only=True):
+    """Deliver one signal; it ends nothing by intention."""
+
+    key: AttemptKey
+    signal: int
+    command: str
+
+
+class Forget(Message, frozen=True, kw_only=True):
+    """The deaths of these attempts are durable at the master: no need to report them again."""
+
+    keys: tuple[AttemptKey, ...]
+
+
+class Remove(Message, frozen=True, kw_only=True):
+    """Delete the logs and the working directory of these attempts."""
+
+    keys: tuple[AttemptKey, ...]
+
+
+class Install(Message, frozen=True, kw_only=True):
+    digest: Digest
+
+
+class Uninstall(Message, frozen=True, kw_only=True):
+    digest: Digest
+
+
+class Sample(Message, frozen=True, kw_only=True):
+    """Ask for live usage; None means of every attempt."""
+
+    ask: int
+    keys: tuple[AttemptKey, ...] | None = None
+
+
+class ReadLog(Message, frozen=True, kw_only=True):
+    """Ask for log bytes. Negative `offset` counts from the end; waits up to `wait_s` for data."""
+
+    ask: int
+    key: AttemptKey
+    stream: str
+    offset: int
+    limit_bytes: int = LOG_CHUNK_MAX_BYTES
+    wait_s: float = 0.0
+
+
+class Shutdown(Message, frozen=True, kw_only=True):
+    """End the keeper, which must have no children left, and the worker daemon."""
+
+
+ToWorker: TypeAlias = (
+    Welcome
+    | Refused
+    | Rejoin
+    | Start
+    | End
+    | SendSignal
+    | Forget
+    | Remove
+    | Install
+    | Uninstall
+    | Sample
+    | ReadLog
+    | Shutdown
+)

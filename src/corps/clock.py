@@ -5,7 +5,6 @@ Being unix-based, saved deadlines survive a restart; being monotonic, an NTP ste
 
 from __future__ import annotations
 
-import datetime
 import time
 
 
@@ -17,9 +16,3 @@ class Clock:
 
     def __call__(self) -> float:
         return time.monotonic() + self._offset
-
-
-def rfc3339(at: float) -> str:
-    """`2026-11-23T13:28:00.123Z`."""
-    moment = datetime.datetime.fromtimestamp(at, tz=datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

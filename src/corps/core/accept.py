@@ -1,0 +1,352 @@
+"""What each command does when it is accepted: check everything, then change the tables at once.
+
+Each function returns the targets whose settling ends the command, or raises before any change.
+"""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Sequence
+
+import msgspec
+
+from corps.core.events import ArtifactFacts
+from corps.core.explain import signal_name
+from corps.core.ledger import Ledger
+from corps.core.placement import place
+from corps.core.records import App, artifact_key
+from corps.core.targets import find_artifact, find_instances
+from corps.errors import Conflict, Invalid, Unavailable
+from corps.model.artifact import Artifact
+from corps.model.command import (
+    COUNT_MAX,
+    GRACE_MAX_S,
+    AnyCommand,
+    Copy,
+    Delete,
+    Kill,
+    Launch,
+    Remove,
+    Signal,
+    Stop,
+)
+from corps.model.instance import (
+    Asked,
+    Cause,
+    Desired,
+    Instance,
+    InstanceState,
+    Launchable,
+    Timings,
+)
+from corps.model.name import (
+    CommandId,
+    WorkerName,
+    check_digest,
+    check_name,
+    instance_id,
+    split_instance_id,
+)
+from corps.model.selector import parse_selector, select
+from corps.model.spec import check_launch
+from corps.model.view import CopyView, DeleteView
+from corps.model.worker import Worker, WorkerState
+from corps.wire.worker import End, Install, SendSignal, Start, Uninstall
+from corps.wire.worker import Remove as RemoveFiles
+
+SIGNAL_MAX = 64
+WAITING = "waiting"
+REMOVED = "removed"
+
+
+def resolve(ledger: Ledger, command: AnyCommand) -> AnyCommand:
+    """The command with what it leaves to the moment made plain."""
+    if isinstance(command, Delete):
+        artifact = find_artifact(ledger.cluster, command.artifact)
+        return msgspec.structs.replace(command, artifact=artifact_key(artifact))
+    return command
+
+
+def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[str, ...]:
+    check_digest(command.digest)
+    _check_free_name(ledger, check_name("artifact", command.name))
+    chosen = _chosen(ledger, command.to)
+    if not chosen:
+        raise Unavailable(f"no worker is meant by {command.to!r}: see 'corps workers'")
+    names = tuple(worker.name for worker in chosen)
+    key = f"{command.name}@{command.digest}"
+    artifact = ledger.cluster.artifacts.get(key)
+    if artifact is None:
+        artifact = Artifact(
+            name=command.name,
+            digest=command.digest,
+            size_bytes=facts.size_bytes,
+            file_count=facts.file_count,
+            created_at=ledger.now,
+            created_by=by,
+        )
+    # Copied again, it is the newest version again: a launch by name means what came last.
+    wanted = tuple(sorted({*artifact.workers, *names}))
+    ledger.save(msgspec.structs.replace(artifact, workers=wanted, created_at=ledger.now))
+    ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {', '.join(names)}")
+    for name in names:
+        ledger.send_to(name, Install(digest=command.digest))
+    return names
+
+
+def delete(ledger: Ledger, command: Delete, by: str) -> tuple[str, ...]:
+    artifact = find_artifact(ledger.cluster, command.artifact)
+    chosen = [w.name for w in _chosen(ledger, command.workers) if w.name in artifact.workers]
+    users = [
+        instance.id
+        for name in chosen
+        for instance in ledger.cluster.live_on(name)
+        if instance.launch.digest == artifact.digest
+    ]
+    if users:
+        raise Conflict(
+            f"artifact {artifact.name!r} is in use by {_listed(users)}: stop them first",
+            artifact=artifact.name,
+        )
+    wanted = tuple(name for name in artifact.workers if name not in chosen)
+    if wanted:
+        ledger.save(msgspec.structs.replace(artifact, workers=wanted))
+    else:
+        ledger.drop(artifact)
+    ledger.happened("delete", artifact.name, f"from {', '.join(chosen) or 'nowhere'}, by {by}")
+    for name in chosen:
+        if not _wanted_elsewhere(ledger, name, artifact.digest):
+            ledger.send_to(name, Uninstall(digest=artifact.digest))
+    return tuple(chosen)
+
+
+def rows(
+    ledger: Ledger, command: Copy | Delete, names: Sequence[WorkerName]
+) -> list[CopyView] | list[DeleteView]:
+    """The rows of a copy or delete as it begins."""
+    if isinstance(command, Copy):
+        artifact = ledger.cluster.artifacts.get(f"{command.name}@{command.digest}")
+        return [
+            CopyView(
+                worker=name,
+                artifact=command.name,
+                digest=command.digest,
+                bytes_sent=0,
+                bytes_total=artifact.size_bytes if artifact else 0,
+                files_sent=0,
+                files_total=artifact.file_count if artifact else 0,
+                seconds=None,
+                result=WAITING if name in ledger.session_of else gone(ledger, name),
+            )
+            for name in names
+        ]
+    artifact_name, _, digest = command.artifact.partition("@")
+    return [
+        DeleteView(
+            worker=name,
+            artifact=artifact_name,
+            digest=digest,
+            result=_delete_begins(ledger, name, digest),
+        )
+        for name in names
+    ]
+
+
+def _delete_begins(ledger: Ledger, worker: WorkerName, digest: str) -> str:
+    if _wanted_elsewhere(ledger, worker, digest):
+        return REMOVED
+    return WAITING if worker in ledger.session_of else gone(ledger, worker)
+
+
+def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str, ...]:
+    artifact = find_artifact(ledger.cluster, command.artifact)
+    check_launch(command)
+    workers = _ready(ledger, command.on, artifact)
+    count = command.count
+    if count is None:
+        count = len(workers) if command.on is not None else 1
+    if not 0 < count <= COUNT_MAX:
+        raise Invalid(f"count is {count}: from 1 to {COUNT_MAX}", field="count")
+    loads = {worker.name: ledger.cluster.live_count(worker.name) for worker in workers}
+    chosen = place(count, loads)
+    wanted = tuple(sorted({*artifact.workers, *chosen}))
+    if wanted != artifact.workers:
+        ledger.save(msgspec.structs.replace(artifact, workers=wanted))
+    app = ledger.cluster.apps.get(artifact.name) or App(name=artifact.name, next_number=1)
+    ledger.save(msgspec.structs.replace(app, next_number=app.next_number + count))
+    what = Launchable(
+        artifact=artifact.name,
+        digest=artifact.digest,
+        args=command.args,
+        env=command.env,
+        cwd=command.cwd,
+    )
+    numbers = range(app.next_number, app.next_number + count)
+    for number, worker in zip(numbers, chosen, strict=True):
+        _start(ledger, app.name, number, worker, what, (id, by))
+    return tuple(instance_id(app.name, number) for number in numbers)
+
+
+def end(ledger: Ledger, command: Stop | Kill, id: CommandId, by: str) -> tuple[str, ...]:
+    instances = find_instances(ledger.cluster, command.targets)
+    if isinstance(command, Stop):
+        if not 0 <= command.grace_s <= GRACE_MAX_S:
+            raise Invalid(f"grace is {command.grace_s} s: from 0 to {GRACE_MAX_S:g}", field="grace")
+        cause, number, grace_s = Cause.STOP, int(signals.SIGINT), command.grace_s
+    else:
+        cause, number, grace_s = Cause.KILL, int(signals.SIGKILL), 0.0
+    for instance in instances:
+        if not instance.is_live:
+            continue
+        asked = Asked(cause=cause, signal=number, by=by, command=id, at=ledger.now, grace_s=grace_s)
+        changed = msgspec.structs.replace(instance, desired=Desired.STOPPED, asked=asked)
+        ledger.save(changed)
+        text = f"{cause} asked by {by}" + (f", grace {grace_s:g} s" if cause is Cause.STOP else "")
+        ledger.happened(cause, instance.id, text, instance.worker)
+        ledger.send_to(instance.worker, end_message(changed, ledger.now))
+    return tuple(instance.id for instance in instances)
+
+
+def end_message(instance: Instance, now: float) -> End:
+    """What its worker must be told of an instance that should end; the grace counts from asking."""
+    asked = instance.asked
+    assert asked is not None
+    if asked.cause is not Cause.STOP:
+        return End(key=instance.key, signal=asked.signal, grace_s=None)
+    left_s = max(0.0, asked.grace_s - (now - asked.at))
+    return End(key=instance.key, signal=asked.signal, grace_s=left_s)
+
+
+def signal(ledger: Ledger, command: Signal, id: CommandId, by: str) -> tuple[str, ...]:
+    if not 0 < command.signal <= SIGNAL_MAX:
+        raise Invalid(f"no signal {command.signal}: from 1 to {SIGNAL_MAX}", field="signal")
+    instances = find_instances(ledger.cluster, command.targets)
+    for instance in instances:
+        _check_signalable(ledger, instance)
+    for instance in instances:
+        if instance.asked is None or instance.desired is Desired.RUNNING:
+            asked = Asked(cause=Cause.KILL, signal=command.signal, by=by, command=id, at=ledger.now)
+            ledger.save(msgspec.structs.replace(instance, asked=asked))
+        text = f"{signal_name(command.signal)} sent by {by}"
+        ledger.happened("signal", instance.id, text, instance.worker)
+        message = SendSignal(key=instance.key, signal=command.signal, command=id)
+        ledger.send_to(instance.worker, message)
+    return tuple(instance.id for instance in instances)
+
+
+def remove(ledger: Ledger, command: Remove) -> tuple[str, ...]:
+    instances = find_instances(ledger.cluster, command.targets, with_dead=True)
+    named = [
+        instance for instance in instances if instance.is_live and instance.id in command.targets
+    ]
+    if named:
+        raise Conflict(f"{_listed([i.id for i in named])} not dead: stop first")
+    dead = [instance for instance in instances if not instance.is_live]
+    for instance in dead:
+        if instance.worker not in ledger.session_of:
+            raise Unavailable(
+                f"{instance.id!r} has its logs on {instance.worker!r}, which is "
+                f"{ledger.cluster.workers[instance.worker].state}: try again when it is back"
+            )
+    by_worker: dict[WorkerName, list[str]] = {}
+    for instance in dead:
+        by_worker.setdefault(instance.worker, []).append(instance.key)
+    for worker, keys in by_worker.items():
+        ledger.send_to(worker, RemoveFiles(keys=tuple(keys)))
+    return tuple(instance.id for instance in dead)
+
+
+def _start(
+    ledger: Ledger,
+    app: str,
+    number: int,
+    worker: WorkerName,
+    what: Launchable,
+    order: tuple[CommandId, str],
+) -> None:
+    command, by = order
+    instance = Instance(
+        id=instance_id(app, number),
+        app=app,
+        number=number,
+        attempt=1,
+        worker=worker,
+        launch=what,
+        command=command,
+        by=by,
+        state=InstanceState.PENDING,
+        desired=Desired.RUNNING,
+        timings=Timings(placed_at=ledger.now),
+        state_since=ledger.now,
+    )
+    ledger.save(instance)
+    ledger.happened("placed", instance.id, f"on {worker}, launched by {by}", worker)
+    ledger.send_to(worker, Start(key=instance.key, launch=what))
+
+
+def _check_signalable(ledger: Ledger, instance: Instance) -> None:
+    if instance.state not in (InstanceState.RUNNING, InstanceState.STOPPING):
+        now = f"dead: {instance.message}" if not instance.is_live else f"{instance.state} now"
+        raise Conflict(f"{instance.id!r} is {now}: it cannot be signalled")
+    if instance.worker not in ledger.session_of:
+        raise Unavailable(f"{instance.id!r} cannot be reached: {gone(ledger, instance.worker)}")
+
+
+def _check_free_name(ledger: Ledger, name: str) -> None:
+    """An app `web.3` beside an app `web` would make the target `web.3` mean two things."""
+    split = split_instance_id(name)
+    if split and split[0] in ledger.cluster.apps:
+        raise Conflict(
+            f"{name!r} would look like an instance of the app {split[0]!r}: use --name", name=name
+        )
+    for artifact in ledger.cluster.artifacts.values():
+        other = split_instance_id(artifact.name)
+        if other and other[0] == name:
+            raise Conflict(
+                f"instances of {name!r} would look like the app {artifact.name!r}: use --name",
+                name=name,
+            )
+
+
+def _chosen(ledger: Ledger, selector: str) -> list[Worker]:
+    return select(parse_selector(selector), ledger.cluster.workers.values())
+
+
+def _ready(ledger: Ledger, on: str | None, artifact: Artifact) -> list[Worker]:
+    """Usable workers: those of `on`, else those that have the artifact, else any."""
+    everyone = _chosen(ledger, on if on is not None else "all")
+    usable = [w for w in everyone if w.state is WorkerState.READY and w.name in ledger.session_of]
+    if on is None:
+        return [w for w in usable if w.name in artifact.workers] or _some(usable, everyone)
+    named = parse_selector(on).names
+    for worker in everyone:
+        if worker.name in named and worker not in usable:
+            raise Unavailable(f"{gone(ledger, worker.name)}: nothing was launched")
+    return _some(usable, everyone)
+
+
+def _some(usable: list[Worker], everyone: list[Worker]) -> list[Worker]:
+    if usable:
+        return usable
+    if not everyone:
+        raise Unavailable("no worker fits: none has joined, or none has these labels")
+    states = ", ".join(f"{worker.name} is {worker.state}" for worker in everyone[:10])
+    raise Unavailable(f"no usable worker: {states}")
+
+
+def gone(ledger: Ledger, name: WorkerName) -> str:
+    """Why nothing can be done on a worker now."""
+    return f"worker {name!r} is {ledger.cluster.workers[name].state}"
+
+
+def _wanted_elsewhere(ledger: Ledger, worker: WorkerName, digest: str) -> bool:
+    """Another name keeps the same files on this worker."""
+    return any(
+        artifact.digest == digest and worker in artifact.workers
+        for artifact in ledger.cluster.artifacts.values()
+    )
+
+
+def _listed(ids: list[str]) -> str:
+    shown = ", ".join(repr(id) for id in ids[:5])
+    return shown + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

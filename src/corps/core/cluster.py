@@ -1,0 +1,128 @@
+"""Cluster: the master's tables and their indexes. One writer, one check of all invariants."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import assert_never
+
+from corps.core.records import App, CommandRecord, Event, Meta, Record, artifact_key
+from corps.model.artifact import Artifact
+from corps.model.instance import Desired, Instance, InstanceState
+from corps.model.name import CommandId, InstanceId, WorkerName
+from corps.model.worker import Worker
+
+EVENTS_KEPT = 20_000
+COMMANDS_KEPT = 2_000
+DEAD_KEPT = 20_000
+
+
+class Cluster:
+    """All hard state of a master, as it is (or is about to be) in its store."""
+
+    def __init__(self, meta: Meta, records: Iterable[Record] = ()) -> None:
+        self.meta = meta
+        self.workers: dict[WorkerName, Worker] = {}
+        self.artifacts: dict[str, Artifact] = {}
+        self.apps: dict[str, App] = {}
+        self.instances: dict[InstanceId, Instance] = {}
+        self.commands: dict[CommandId, CommandRecord] = {}
+        self.events: deque[Event] = deque()
+        self.next_seq = 1
+        self._live_by_worker: dict[WorkerName, dict[InstanceId, None]] = {}
+        self._by_app: dict[str, dict[InstanceId, None]] = {}
+        self._dead: dict[InstanceId, None] = {}
+        self._done: dict[CommandId, None] = {}
+        for record in records:
+            self.put(record)
+
+    def put(self, record: Record) -> None:
+        match record:
+            case Instance():
+                self._put_instance(record)
+            case CommandRecord():
+                self.commands[record.id] = record
+                if record.result is not None:
+                    self._done[record.id] = None
+            case Event():
+                self.events.append(record)
+                self.next_seq = record.seq + 1
+            case Worker():
+                self.workers[record.name] = record
+            case Artifact():
+                self.artifacts[artifact_key(record)] = record
+            case App():
+                self.apps[record.name] = record
+            case Meta():
+                self.meta = record
+            case _:
+                assert_never(record)
+
+    def drop(self, record: Record) -> None:
+        match record:
+            case Instance():
+                del self.instances[record.id]
+                self._dead.pop(record.id, None)
+                del self._by_app[record.app][record.id]
+            case CommandRecord():
+                del self.commands[record.id]
+                self._done.pop(record.id, None)
+            case Event():
+                assert self.events[0] is record, "events are dropped oldest first"
+                self.events.popleft()
+            case Artifact():
+                del self.artifacts[artifact_key(record)]
+            case Worker() | App() | Meta():
+                raise AssertionError(f"{type(record).__name__} records are never dropped")
+            case _:
+                assert_never(record)
+
+    def live_on(self, worker: WorkerName) -> list[Instance]:
+        """Instances of a worker that may be running, in order of launch."""
+        return [self.instances[id] for id in self._live_by_worker.get(worker, {})]
+
+    def live_count(self, worker: WorkerName) -> int:
+        return len(self._live_by_worker.get(worker, {}))
+
+    def of_app(self, app: str) -> list[Instance]:
+        return [self.instances[id] for id in self._by_app.get(app, {})]
+
+    def surplus(self) -> Record | None:
+        """The oldest record beyond what is kept, if any: history has a limit."""
+        if len(self.events) > EVENTS_KEPT:
+            return self.events[0]
+        if len(self._done) > COMMANDS_KEPT:
+            return self.commands[next(iter(self._done))]
+        if len(self._dead) > DEAD_KEPT:
+            return self.instances[next(iter(self._dead))]
+        return None
+
+    def check(self) -> None:
+        """Assert every invariant across tables."""
+        for id, instance in self.instances.items():
+            assert instance.id == id == f"{instance.app}.{instance.number}"
+            assert instance.number < self.apps[instance.app].next_number, id
+            assert instance.worker in self.workers, id
+            live = id in self._live_by_worker.get(instance.worker, {})
+            assert live is instance.is_live, id
+            assert (id in self._dead) is not instance.is_live, id
+            assert (instance.death is None) is instance.is_live, id
+            assert (instance.cause is None) is instance.is_live, id
+            if instance.desired is Desired.STOPPED and instance.is_live:
+                assert instance.asked is not None, id
+            if instance.state is InstanceState.RUNNING:
+                assert instance.pid is not None, id
+        for artifact in self.artifacts.values():
+            for worker in artifact.workers:
+                assert worker in self.workers, artifact.name
+        assert sum(map(len, self._live_by_worker.values())) + len(self._dead) == len(self.instances)
+
+    def _put_instance(self, instance: Instance) -> None:
+        self.instances[instance.id] = instance
+        self._by_app.setdefault(instance.app, {})[instance.id] = None
+        live = self._live_by_worker.setdefault(instance.worker, {})
+        if instance.is_live:
+            live[instance.id] = None
+        else:
+            live.pop(instance.id, None)
+            self._dead[instance.id] = None

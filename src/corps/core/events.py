@@ -1,0 +1,221 @@
+"""What goes into the two cores and what comes out: events in, effects out."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from corps.core.records import Record
+from corps.model.command import AnyCommand, AnyResult
+from corps.model.instance import Launchable
+from corps.model.name import AttemptKey, CommandId, Digest
+from corps.wire.keeper import FromKeeper, ToKeeper
+from corps.wire.worker import (
+    FromWorker,
+    Installed,
+    InstallFailed,
+    Removed,
+    ToWorker,
+    Uninstalled,
+)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of what a core is told."""
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """Base of what a core wants done."""
+
+
+class Tick(Event, frozen=True):
+    """Time passed."""
+
+
+# ---- master
+
+
+class Opened(Event, frozen=True):
+    """A worker's connection was accepted; it has said nothing yet."""
+
+    session: int
+    address: str
+
+
+class Received(Event, frozen=True):
+    """Messages of one read, in order."""
+
+    session: int
+    messages: tuple[FromWorker, ...]
+
+
+class Closed(Event, frozen=True):
+    session: int
+
+
+class ArtifactFacts(msgspec.Struct, frozen=True):
+    """What the driver read from the manifest of a Copy: its blobs are all in the store."""
+
+    size_bytes: int
+    file_count: int
+
+
+class Commanded(Event, frozen=True):
+    """An operator's command; `body` is the digest of its bytes."""
+
+    id: CommandId
+    body: str
+    command: AnyCommand
+    by: str
+    facts: ArtifactFacts | None = None
+
+
+MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded
+
+
+class Save(Effect, frozen=True):
+    """Make durable, before any later effect is carried out."""
+
+    record: Record
+
+
+class Drop(Effect, frozen=True):
+    """Delete the record, before any later effect is carried out."""
+
+    record: Record
+
+
+class Send(Effect, frozen=True):
+    session: int
+    message: ToWorker
+
+
+class Close(Effect, frozen=True):
+    session: int
+    reason: str
+
+
+class Reply(Effect, frozen=True):
+    """The answer to a command, for everyone who waits for it."""
+
+    id: CommandId
+    result: AnyResult
+
+
+MasterEffect: TypeAlias = Save | Drop | Send | Close | Reply
+
+
+# ---- worker
+
+
+class Linked(Event, frozen=True):
+    """The connection to the master is up."""
+
+
+class Unlinked(Event, frozen=True):
+    """The connection to the master is down."""
+
+
+class MasterSaid(Event, frozen=True):
+    messages: tuple[ToWorker, ...]
+
+
+class KeeperSaid(Event, frozen=True):
+    """Messages of one read, in order; `reasons` says in words why an attempt did not start."""
+
+    messages: tuple[FromKeeper, ...]
+    reasons: tuple[tuple[AttemptKey, str], ...] = ()
+
+
+class KeeperGone(Event, frozen=True):
+    """The keeper's connection is down; a Listing follows when it is up again."""
+
+
+class Performed(Event, frozen=True):
+    """An effect came to its end."""
+
+    outcome: Installed | InstallFailed | Uninstalled | Removed
+
+
+class SpawnBlocked(Event, frozen=True):
+    """The worker could not even ask its keeper: `stage` failed with `errno`."""
+
+    key: AttemptKey
+    stage: str
+    errno: int
+    message: str
+
+
+class Peaks(Event, frozen=True):
+    """VmHWM in bytes, sampled from /proc, of living attempts."""
+
+    peaks: tuple[tuple[AttemptKey, int], ...]
+
+
+WorkerEvent: TypeAlias = (
+    Tick
+    | Linked
+    | Unlinked
+    | MasterSaid
+    | KeeperSaid
+    | KeeperGone
+    | Performed
+    | SpawnBlocked
+    | Peaks
+)
+
+
+class Tell(Effect, frozen=True):
+    """Send to the master."""
+
+    message: FromWorker
+
+
+class Instruct(Effect, frozen=True):
+    """Send to the keeper."""
+
+    message: ToKeeper
+
+
+class Spawn(Effect, frozen=True):
+    """Make the directories of an attempt and have the keeper start it."""
+
+    key: AttemptKey
+    launch: Launchable
+
+
+class Fetch(Effect, frozen=True):
+    """Install an artifact; comes back as Performed."""
+
+    digest: Digest
+
+
+class RemoveArtifact(Effect, frozen=True):
+    """Uninstall an artifact; comes back as Performed."""
+
+    digest: Digest
+
+
+class RemoveFiles(Effect, frozen=True):
+    """Delete logs and working directories; comes back as Performed."""
+
+    keys: tuple[AttemptKey, ...]
+
+
+class Adopt(Effect, frozen=True):
+    """Remember, durably, the cluster this worker belongs to."""
+
+    cluster: str
+
+
+class Leave(Effect, frozen=True):
+    """End the daemon: told to, or it must not go on. `code` None: as told."""
+
+    code: str | None
+    message: str
+
+
+WorkerEffect: TypeAlias = (
+    Tell | Instruct | Spawn | Fetch | RemoveArtifact | RemoveFiles | Adopt | Leave
+)

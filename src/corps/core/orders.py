@@ -1,0 +1,299 @@
+"""Orders: from an operator's command to its one result.
+
+accepted (durable) --> targets settle one by one --> done (durable) --> replied
+The same id is carried out once; asking again waits, or gets the stored answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import assert_never
+
+import msgspec
+
+from corps.core import accept
+from corps.core.events import ArtifactFacts, Commanded
+from corps.core.ledger import Ledger
+from corps.core.records import CommandRecord
+from corps.core.views import view_instance
+from corps.errors import CorpsError
+from corps.model.command import (
+    AnyCommand,
+    AnyResult,
+    Copied,
+    Copy,
+    Delete,
+    Deleted,
+    Failure,
+    Instances,
+    Kill,
+    Launch,
+    Remove,
+    Removed,
+    Signal,
+    Stop,
+)
+from corps.model.instance import Instance, InstanceState
+from corps.model.name import CommandId, Digest, InstanceId, WorkerName
+from corps.model.view import CopyView, DeleteView
+from corps.wire.worker import Installed, SendSignal, SignalDone, Uninstalled
+from corps.wire.worker import Remove as RemoveFiles
+
+_STARTED = frozenset(
+    {InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.DEAD, InstanceState.UNKNOWN}
+)
+_ENDED = frozenset({InstanceState.DEAD, InstanceState.UNKNOWN})
+SKEW_S = 5.0  # by how much a worker's clock may lag behind ours when we compare
+
+
+class Orders:
+    """Commands under way. What a command waits for is soft state: rebuilt from its targets."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._left: dict[CommandId, dict[str, None]] = {}
+        self._waiting: dict[str, dict[CommandId, None]] = {}
+        self._rows: dict[CommandId, dict[WorkerName, CopyView | DeleteView]] = {}
+        for record in list(ledger.cluster.commands.values()):
+            if record.result is None:
+                self._await(record)
+
+    def receive(self, event: Commanded) -> None:
+        """Accept, refuse, or answer again."""
+        known = self._ledger.cluster.commands.get(event.id)
+        if known is None:
+            self._accept(event)
+        elif known.body != event.body:
+            text = f"command {event.id} was sent before with another body: use a new id"
+            self._ledger.reply(event.id, Failure(code="conflict", message=text))
+        elif known.result is not None:
+            self._ledger.reply(event.id, known.result)
+
+    def settle(self, instance: Instance) -> None:
+        """An instance changed, or was removed: commands that wait for it may be done."""
+        for id in list(self._waiting.get(instance.id, {})):
+            command = self._ledger.cluster.commands[id].command
+            if _is_settled(command, instance):
+                self._tick_off(id, instance.id)
+
+    def signaled(self, message: SignalDone) -> None:
+        record = self._ledger.cluster.commands.get(message.command)
+        if record is not None and record.result is None:
+            self._tick_off(record.id, message.key.rpartition("#")[0])
+
+    def removed(self, ids: list[InstanceId]) -> None:
+        for id in ids:
+            for command in list(self._waiting.get(id, {})):
+                if isinstance(self._ledger.cluster.commands[command].command, Remove):
+                    self._tick_off(command, id)
+
+    def installed(self, worker: WorkerName, message: Installed) -> None:
+        result = "installed" if message.files_sent else "unchanged"
+        self._copy_row(worker, message.digest, result, message)
+
+    def install_failed(self, worker: WorkerName, digest: Digest, reason: str) -> None:
+        self._copy_row(worker, digest, reason, None)
+
+    def uninstalled(self, worker: WorkerName, message: Uninstalled) -> None:
+        for id in self._waiting_for_worker(worker):
+            row = self._rows[id][worker]
+            if isinstance(row, DeleteView) and row.digest == message.digest:
+                result = "in use: nothing was removed" if message.in_use else accept.REMOVED
+                self._rows[id][worker] = msgspec.structs.replace(row, result=result)
+                self._tick_off(id, _slot(worker))
+
+    def worker_lost(self, worker: WorkerName) -> None:
+        """Nothing waits for a worker that is gone."""
+        for id in self._waiting_for_worker(worker):
+            row = self._rows[id][worker]
+            gone = accept.gone(self._ledger, worker)
+            self._rows[id][worker] = msgspec.structs.replace(row, result=gone)
+            self._tick_off(id, _slot(worker))
+        for record, instance in self._pending(worker, Remove):
+            self._tick_off(record.id, instance.id)
+
+    def worker_joined(self, worker: WorkerName, installed: Container[Digest]) -> None:
+        """What was sent on an earlier connection may not have arrived: ask again for the rest."""
+        for id in self._waiting_for_worker(worker):
+            row = self._rows[id][worker]
+            if isinstance(row, DeleteView) and row.digest not in installed:
+                self._rows[id][worker] = msgspec.structs.replace(row, result=accept.REMOVED)
+                self._tick_off(id, _slot(worker))
+        for _, instance in self._pending(worker, Remove):
+            self._ledger.send_to(worker, RemoveFiles(keys=(instance.key,)))
+        for record, instance in self._pending(worker, Signal):
+            assert isinstance(record.command, Signal)
+            number = record.command.signal
+            if any(
+                sent.signal == number and sent.at >= record.at - SKEW_S
+                for sent in instance.delivered
+            ):
+                self._tick_off(record.id, instance.id)
+            else:
+                message = SendSignal(key=instance.key, signal=number, command=record.id)
+                self._ledger.send_to(worker, message)
+
+    def progress(self, id: CommandId) -> tuple[CopyView, ...]:
+        """Rows of a copy so far, for eyes only."""
+        return tuple(row for row in self._rows.get(id, {}).values() if isinstance(row, CopyView))
+
+    def on_progress(self, worker: WorkerName, digest: Digest, sent: int, total: int) -> None:
+        for id in self._waiting_for_worker(worker):
+            row = self._rows[id][worker]
+            if isinstance(row, CopyView) and row.digest == digest:
+                self._rows[id][worker] = msgspec.structs.replace(
+                    row, bytes_sent=sent, bytes_total=total
+                )
+
+    # ---- accept
+
+    def _accept(self, event: Commanded) -> None:
+        ledger = self._ledger
+        try:
+            command = accept.resolve(ledger, event.command)
+            targets = _targets(ledger, event, command)
+        except CorpsError as error:
+            ledger.reply(
+                event.id, Failure(code=error.code, message=error.message, details=error.details)
+            )
+            return
+        record = CommandRecord(
+            id=event.id,
+            body=event.body,
+            command=command,
+            by=event.by,
+            at=ledger.now,
+            targets=targets,
+        )
+        ledger.save(record)
+        self._await(record)
+        if not targets:
+            self._finish(record)
+
+    def _await(self, record: CommandRecord) -> None:
+        on_workers = isinstance(record.command, Copy | Delete)
+        slots = [_slot(name) for name in record.targets] if on_workers else list(record.targets)
+        self._left[record.id] = dict.fromkeys(slots)
+        for slot in slots:
+            self._waiting.setdefault(slot, {})[record.id] = None
+        if isinstance(record.command, Copy | Delete):
+            rows = accept.rows(self._ledger, record.command, record.targets)
+            self._rows[record.id] = {row.worker: row for row in rows}
+            for row in rows:
+                if row.result != accept.WAITING:
+                    self._tick_off(record.id, _slot(row.worker))
+            return
+        for target in record.targets:
+            instance = self._ledger.cluster.instances.get(target)
+            if instance is None or _is_settled(record.command, instance):
+                self._tick_off(record.id, target)
+
+    # ---- done
+
+    def _copy_row(
+        self, worker: WorkerName, digest: Digest, result: str, message: Installed | None
+    ) -> None:
+        for id in self._waiting_for_worker(worker):
+            row = self._rows[id][worker]
+            if not isinstance(row, CopyView) or row.digest != digest:
+                continue
+            row = msgspec.structs.replace(row, result=result)
+            if message is not None:
+                row = msgspec.structs.replace(
+                    row,
+                    bytes_sent=message.bytes_sent,
+                    bytes_total=message.bytes_total,
+                    files_sent=message.files_sent,
+                    files_total=message.files_total,
+                    seconds=message.seconds,
+                )
+            self._rows[id][worker] = row
+            self._tick_off(id, _slot(worker))
+
+    def _waiting_for_worker(self, worker: WorkerName) -> list[CommandId]:
+        return list(self._waiting.get(_slot(worker), {}))
+
+    def _pending(
+        self, worker: WorkerName, kind: type[Remove | Signal]
+    ) -> list[tuple[CommandRecord, Instance]]:
+        cluster = self._ledger.cluster
+        return [
+            (cluster.commands[id], cluster.instances[target])
+            for id, left in self._left.items()
+            if isinstance(cluster.commands[id].command, kind)
+            for target in left
+            if target in cluster.instances and cluster.instances[target].worker == worker
+        ]
+
+    def _tick_off(self, id: CommandId, target: str) -> None:
+        left = self._left.get(id)
+        if left is None or target not in left:
+            return
+        del left[target]
+        del self._waiting[target][id]
+        if not self._waiting[target]:
+            del self._waiting[target]
+        if not left:
+            self._finish(self._ledger.cluster.commands[id])
+
+    def _finish(self, record: CommandRecord) -> None:
+        self._left.pop(record.id, None)
+        result = self._result(record)
+        self._rows.pop(record.id, None)
+        self._ledger.save(msgspec.structs.replace(record, result=result, done_at=self._ledger.now))
+        self._ledger.reply(record.id, result)
+
+    def _result(self, record: CommandRecord) -> AnyResult:
+        rows = self._rows.get(record.id, {}).values()
+        match record.command:
+            case Copy():
+                return Copied(workers=tuple(row for row in rows if isinstance(row, CopyView)))
+            case Delete():
+                return Deleted(workers=tuple(row for row in rows if isinstance(row, DeleteView)))
+            case Remove():
+                gone = (id for id in record.targets if id not in self._ledger.cluster.instances)
+                return Removed(instances=tuple(gone))
+            case Launch() | Stop() | Kill() | Signal():
+                instances = self._ledger.cluster.instances
+                return Instances(
+                    instances=tuple(
+                        view_instance(instances[id]) for id in record.targets if id in instances
+                    )
+                )
+            case _:
+                assert_never(record.command)
+
+
+def _slot(worker: WorkerName) -> str:
+    """What a command waits for at a worker; never equal to an instance id."""
+    return f"@{worker}"
+
+
+def _targets(ledger: Ledger, event: Commanded, command: AnyCommand) -> tuple[str, ...]:
+    match command:
+        case Copy():
+            return accept.copy(ledger, command, event.by, event.facts or ArtifactFacts(0, 0))
+        case Delete():
+            return accept.delete(ledger, command, event.by)
+        case Launch():
+            return accept.launch(ledger, command, event.id, event.by)
+        case Stop() | Kill():
+            return accept.end(ledger, command, event.id, event.by)
+        case Signal():
+            return accept.signal(ledger, command, event.id, event.by)
+        case Remove():
+            return accept.remove(ledger, command)
+        case _:
+            assert_never(command)
+
+
+def _is_settled(command: AnyCommand, instance: Instance) -> bool:
+    match command:
+        case Launch():
+            return instance.state in _STARTED
+        case Stop() | Kill() | Signal():
+            return instance.state in _ENDED
+        case Remove() | Copy() | Delete():
+            return False
+        case _:
+            assert_never(command)

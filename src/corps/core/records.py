@@ -1,0 +1,88 @@
+"""What the master stores beside its nouns: commands, events, counters, and itself."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from corps.model.artifact import Artifact
+from corps.model.command import AnyCommand, AnyResult
+from corps.model.instance import Instance
+from corps.model.name import CommandId, InstanceId, WorkerName
+from corps.model.worker import Worker
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster itself. `epoch` counts the starts of its master."""
+
+    cluster: str
+    epoch: int
+
+
+class App(msgspec.Struct, frozen=True, kw_only=True):
+    """What an app's instances are counted by: a number is never used again."""
+
+    name: str
+    next_number: int
+
+
+class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted command: its targets are fixed, its result comes once."""
+
+    id: CommandId
+    body: str
+    command: AnyCommand
+    by: str
+    at: float
+    targets: tuple[InstanceId | WorkerName, ...] = ()
+    done_at: float | None = None
+    result: AnyResult | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened, in order of `seq`."""
+
+    seq: int
+    at: float
+    kind: str
+    subject: str
+    message: str
+    worker: WorkerName | None = None
+
+
+Record: TypeAlias = Meta | Worker | Artifact | App | Instance | CommandRecord | Event
+
+
+def artifact_key(artifact: Artifact) -> str:
+    return f"{artifact.name}@{artifact.digest}"
+
+
+def record_key(record: Record) -> tuple[str, str]:
+    """Table and primary key of a record."""
+    match record:
+        case Meta():
+            return "meta", "cluster"
+        case Worker():
+            return "workers", record.name
+        case Artifact():
+            return "artifacts", artifact_key(record)
+        case App():
+            return "apps", record.name
+        case Instance():
+            return "instances", record.id
+        case CommandRecord():
+            return "commands", record.id
+        case Event():
+            return "events", f"{record.seq:016d}"
+
+
+TABLES: dict[str, type[Record]] = {
+    "meta": Meta,
+    "workers": Worker,
+    "artifacts": Artifact,
+    "apps": App,
+    "instances": Instance,
+    "commands": CommandRecord,
+    "events": Event,
+}

@@ -38,6 +38,26 @@ def encode_frame(message: object) -> bytes:
     return bytes(frame)
 
 
+def frame_length(buffer: bytearray, start: int = 0, frame_max_bytes: int = FRAME_MAX_BYTES) -> int:
+    """The length in the header at `start`; raise ProtocolError when no frame may have it."""
+    (length,) = HEADER.unpack_from(buffer, start)
+    if length == 0:
+        raise ProtocolError("empty frame")
+    if length > frame_max_bytes:
+        raise ProtocolError(f"frame of {length} bytes: at most {frame_max_bytes}")
+    return int(length)
+
+
+def decode_payload(decoder: msgspec.msgpack.Decoder[Message], payload: memoryview) -> Message:
+    """One message; `payload` is released. Raise ProtocolError for anything else."""
+    try:
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f"cannot decode a message: {error}") from error
+    finally:
+        payload.release()
+
+
 class FrameDecoder(Generic[Message]):
     """Bytes in any pieces -> messages, copying each byte once.
 
@@ -67,38 +87,22 @@ class FrameDecoder(Generic[Message]):
         view = memoryview(self._buffer)
         try:
             while self._filled - start >= HEADER.size:
-                (length,) = HEADER.unpack_from(self._buffer, start)
-                self._check(length)
+                length = frame_length(self._buffer, start, self._frame_max_bytes)
                 end = start + HEADER.size + length
                 if end > self._filled:
                     break
-                messages.append(self._decode(view[start + HEADER.size : end]))
+                messages.append(decode_payload(self._decoder, view[start + HEADER.size : end]))
                 start = end
         finally:
             view.release()
         self._make_room(start)
         return messages
 
-    def _check(self, length: int) -> None:
-        if length == 0:
-            raise ProtocolError("empty frame")
-        if length > self._frame_max_bytes:
-            raise ProtocolError(f"frame of {length} bytes: at most {self._frame_max_bytes}")
-
-    def _decode(self, payload: memoryview) -> Message:
-        try:
-            return self._decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-            raise ProtocolError(f"cannot decode a message: {error}") from error
-        finally:
-            payload.release()
-
     def _make_room(self, start: int) -> None:
         rest = self._filled - start
         wanted = BUFFER_BYTES
         if rest >= HEADER.size:
-            (length,) = HEADER.unpack_from(self._buffer, start)
-            self._check(length)
+            length = frame_length(self._buffer, start, self._frame_max_bytes)
             wanted = max(BUFFER_BYTES, HEADER.size + length)
         if len(self._buffer) != wanted:
             grown = bytearray(wanted)

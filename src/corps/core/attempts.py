@@ -47,7 +47,7 @@ def kept(listed: KeptAttempt) -> Report:
         digest=listed.note,
         pid=listed.pid,
         forked_at=listed.forked_at,
-        started_at=listed.forked_at if listed.executed else None,
+        started_at=listed.forked_at if listed.executed and listed.is_live else None,
         delivered=_delivered(listed),
     )
 
@@ -57,7 +57,7 @@ def died(report: Report, listed: KeptAttempt, reason: str | None, now: float) ->
     return msgspec.structs.replace(
         report,
         state=InstanceState.DEAD,
-        death=_death(listed, reason),
+        death=_death(listed, reason, was_seen=report.started_at is not None),
         pid=listed.pid or None,
         forked_at=listed.forked_at,
         started_at=report.started_at or (listed.forked_at if listed.executed else None),
@@ -84,7 +84,7 @@ def usage_of(usage: KeptUsage | None, floor_bytes: int, peak_bytes: int | None) 
     )
 
 
-def _death(listed: KeptAttempt, reason: str | None) -> Death:
+def _death(listed: KeptAttempt, reason: str | None, *, was_seen: bool) -> Death:
     if listed.failed_stage is not None:
         errno = listed.failed_errno or 0
         stage = listed.failed_stage
@@ -92,7 +92,8 @@ def _death(listed: KeptAttempt, reason: str | None) -> Death:
         return SpawnFailed(stage=stage, errno=errno, message=message)
     if listed.status is None:
         # Executed is the mark the child made just before execve(2): without it nothing ran.
-        return Vanished(reason=listed.lost or "its keeper was lost", may_have_run=listed.executed)
+        doubt = listed.executed and not was_seen
+        return Vanished(reason=listed.lost or "its keeper was lost", may_have_run=doubt)
     return _from_status(listed.status)
 
 

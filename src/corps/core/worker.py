@@ -1,4 +1,4 @@
-"""WorkerCore: what a worker decides. It starts what it is told, once, and reports what became of it.
+"""WorkerCore: what a worker decides. It starts what it is told, once, and reports the outcome.
 
 Nothing here is durable: after a restart everything comes back from the keeper's Listing and from
 the disk, and what is not there was never started.
@@ -65,7 +65,7 @@ class WorkerCore:
         self._now = 0.0
         self._effects: list[WorkerEffect] = []
 
-    def step(self, now: float, event: WorkerEvent) -> list[WorkerEffect]:
+    def step(self, now: float, event: WorkerEvent) -> list[WorkerEffect]:  # noqa: C901, PLR0912 - a case per event
         assert now >= self._now, "the clock went backwards"
         self._now = now
         match event:
@@ -88,10 +88,7 @@ class WorkerCore:
             case Performed():
                 self._performed(event)
             case SpawnBlocked():
-                self._fail(
-                    event.key,
-                    SpawnFailed(stage=event.stage, errno=event.errno, message=event.message),
-                )
+                self._fail(event.key, event.stage, event.errno, event.message)
             case Peaks():
                 for key, peak in event.peaks:
                     if key in self._attempts:
@@ -139,7 +136,7 @@ class WorkerCore:
 
     # ---- the master
 
-    def _obey(self, message: worker.ToWorker) -> None:
+    def _obey(self, message: worker.ToWorker) -> None:  # noqa: C901, PLR0912 - a case per message
         match message:
             case worker.Welcome():
                 self._be_welcome(message)
@@ -217,12 +214,7 @@ class WorkerCore:
         if attempt is None:
             return  # it ended, and the master knows
         if attempt.report.state in (S.PENDING, S.FETCHING):
-            self._fail(
-                message.key,
-                SpawnFailed(
-                    stage="cancelled", errno=ECANCELED, message="stopped before it was started"
-                ),
-            )
+            self._fail(message.key, "cancelled", ECANCELED, "stopped before it was started")
             return
         if attempt.report.state is S.DEAD:
             self._changed[message.key] = None
@@ -290,7 +282,7 @@ class WorkerCore:
                     self._tell(worker.SignalDone(key=said.key, command=command, errno=said.errno))
             case keeper.Refused():
                 if said.key is not None and said.key in self._attempts:
-                    self._fail(said.key, SpawnFailed(stage="keeper", errno=0, message=said.reason))
+                    self._fail(said.key, "keeper", 0, said.reason)
             case keeper.TotalsNow():
                 pass  # the driver answers questions with it
             case _:
@@ -371,10 +363,7 @@ class WorkerCore:
             case worker.InstallFailed():
                 self._fetching.pop(outcome.digest, None)
                 for attempt in self._waiting_for(outcome.digest):
-                    self._fail(
-                        attempt.report.key,
-                        SpawnFailed(stage="fetch", errno=ENOENT, message=outcome.message),
-                    )
+                    self._fail(attempt.report.key, "fetch", ENOENT, outcome.message)
             case worker.Uninstalled() | worker.Removed():
                 pass
             case _:
@@ -389,7 +378,8 @@ class WorkerCore:
 
     # ---- changes
 
-    def _fail(self, key: AttemptKey, death: SpawnFailed) -> None:
+    def _fail(self, key: AttemptKey, stage: str, errno: int, message: str) -> None:
+        death = SpawnFailed(stage=stage, errno=errno, message=message)
         attempt = self._attempts.get(key)
         if attempt is not None and attempt.report.state is not S.DEAD:
             attempt.kill_at = None

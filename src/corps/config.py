@@ -44,11 +44,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def load_settings(**flags: str | float | None) -> Settings:
     """Flag > environment > config file > default. Raise Invalid with what is wrong and where."""
-    chosen: dict[str, Any] = {"dir": _default_dir(), **_from_file()}
-    for field, variable in (("dir", "CORPS_DIR"), ("server", "CORPS_SERVER")):
-        if os.environ.get(variable):
-            chosen[field] = os.environ[variable]
-    chosen.update({field: value for field, value in flags.items() if value is not None})
+    chosen: dict[str, Any] = {"dir": _default_dir()}
+    for layer in (_from_file(), _from_environment(), flags):
+        given = {field: value for field, value in layer.items() if value is not None}
+        if "dir" in given:
+            chosen.pop("server", None)  # both name a master: the stronger layer means its own
+        chosen.update(given)
     try:
         settings = msgspec.convert(chosen, Settings)
     except msgspec.ValidationError as error:
@@ -68,6 +69,13 @@ def _default_dir() -> str:
         return "/var/lib/corps"
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return f"{base}/corps"
+
+
+def _from_environment() -> dict[str, str | None]:
+    return {
+        "dir": os.environ.get("CORPS_DIR") or None,
+        "server": os.environ.get("CORPS_SERVER") or None,
+    }
 
 
 def _config_paths() -> list[Path]:

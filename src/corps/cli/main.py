@@ -1,0 +1,38 @@
+"""`corps`: the outermost door of the command line."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+from corps.cli import render, tree
+from corps.cli.operator import Operator
+from corps.errors import CorpsError
+
+CLOSED_EXIT_CODE = 141  # what a shell says of a program that SIGPIPE ended
+
+
+def main() -> int:
+    """Carry out the command line of this process; its exit status."""
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(errors="backslashreplace")  # LANG=C has no letter beyond ASCII
+    operator = Operator()
+    try:
+        if "_CORPS_COMPLETE" in os.environ:
+            tree.tree.main(sys.argv[1:], tree.PROGRAM, obj=operator)
+        status = tree.run(sys.argv[1:], operator)
+        render.write(b"")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_EXIT_CODE
+    except Exception as bug:
+        render.bug(bug)
+        return CorpsError.exit_code
+    finally:
+        operator.close()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

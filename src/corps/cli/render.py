@@ -1,0 +1,190 @@
+"""The only room that prints: tables, JSON and bytes on stdout, everything else on stderr.
+
+A table on a terminal is drawn by rich, loaded then; piped it is plain columns, never cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+import msgspec
+
+from corps.cli.escape import escape_json, escape_line
+from corps.errors import Failed
+
+Row = TypeVar("Row")
+MISSING = "-"
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STYLES = {
+    "ready": "green",
+    "running": "green",
+    "sleeping": "green",
+    "suspect": "yellow",
+    "unknown": "yellow",
+    "stopping": "yellow",
+    "lost": "red",
+    "dead": "red",
+}
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    JSONL = "jsonl"
+    NAME = "name"
+
+
+class Column(msgspec.Struct, Generic[Row], frozen=True):
+    """One column of a table: `cell` is what a row says there."""
+
+    title: str
+    cell: Callable[[Row], str]
+    is_wide: bool = False
+
+
+class Listing(msgspec.Struct, Generic[Row], frozen=True):
+    """How rows of one kind are shown; `name` is what `-o name` prints."""
+
+    name: Callable[[Row], str]
+    columns: tuple[Column[Row], ...]
+
+
+def show(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
+    """Rows on stdout, the way the operator asked."""
+    match output:
+        case Output.JSON:
+            write_json(rows)
+        case Output.JSONL:
+            for row in rows:
+                write_json(row, is_line=True)
+        case Output.NAME:
+            write_lines(listing.name(row) for row in rows)
+        case Output.TABLE | Output.WIDE:
+            columns = [c for c in listing.columns if output is Output.WIDE or not c.is_wide]
+            cells = [[escape_line(c.cell(row)) for c in columns] for row in rows]
+            _table([c.title for c in columns], cells)
+
+
+def write_json(value: object, *, is_line: bool = False) -> None:
+    """JSON on stdout: indented on a terminal, where nothing in it is obeyed; else one line."""
+    data = msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        if not is_line:
+            data = msgspec.json.format(data)
+        data = escape_json(data.decode()).encode()
+    write(data + b"\n")
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    write("".join(f"{escape_line(line)}\n" for line in lines).encode())
+
+
+def write(data: bytes) -> None:
+    """These bytes on stdout, as they are."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise _cannot_write(error) from error
+
+
+def note(text: str) -> None:
+    """One line for the operator, on stderr."""
+    print(escape_line(text), file=sys.stderr, flush=True)
+
+
+def error(text: str) -> None:
+    note(f"corps: {text}")
+
+
+def bug(error: BaseException) -> None:
+    """What a bug report needs."""
+    import traceback  # noqa: PLC0415  # 10 ms that only a bug costs
+
+    print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    note(f"corps: a bug, please report it: {type(error).__name__}: {error}")
+
+
+def in_colour(text: str, number: int) -> str:
+    """`text` in one of six colours when stdout takes colours."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{31 + number % 6}m{text}\x1b[0m"
+
+
+def size(size_bytes: int | None) -> str:
+    """`1.5 MiB`."""
+    if size_bytes is None:
+        return MISSING
+    value, unit = float(size_bytes), 0
+    while value >= 1023.95 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{size_bytes} B"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.012 s`, `42.0 s`, `3m07s`, `5h02m`, `12d03h`."""
+    if seconds is None:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.3f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{minutes:02d}m"
+    return f"{hours // 24}d{hours % 24:02d}h"
+
+
+def number(value: int | None) -> str:
+    return MISSING if value is None else str(value)
+
+
+def short(digest: str) -> str:
+    """Enough of a digest to tell versions apart."""
+    return digest[:12]
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> None:
+    if sys.stdout.isatty():
+        _rich_table(titles, rows)
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [titles, *rows]
+    )
+    write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _rich_table(titles: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  # 60 ms that only a drawn table costs
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, _STYLES.get(cell.partition(":")[0], "")) for cell in row))
+    plain = {"color_system": None} if os.environ.get("NO_COLOR") else {}
+    try:
+        Console(highlight=False, **plain).print(table)  # type: ignore[arg-type]  # None is "auto"
+    except OSError as error:
+        raise _cannot_write(error) from error
+
+
+def _cannot_write(error: OSError) -> Exception:
+    if error.errno == errno.EPIPE:
+        return BrokenPipeError(errno.EPIPE, "stdout is closed")
+    return Failed(f"cannot write the output: {os.strerror(error.errno or 0).lower()}")

@@ -1,0 +1,63 @@
+"""The names an operator can mean, for completion. Asked of the master at most once a second."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from corps.client import Client
+from corps.clock import Clock
+from corps.config import Settings
+from corps.errors import CorpsError
+
+ANSWER_S = 0.5
+FRESH_S = 1.0
+
+
+class Noun(StrEnum):
+    ARTIFACT = "artifact"
+    WORKER = "worker"
+    TARGET = "target"
+    CHILD = "child"
+
+
+class Vocabulary:
+    """Names by noun, from any thread; none when the master does not answer soon."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._clock = Clock()
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._known: dict[Noun, tuple[float, list[str]]] = {}
+
+    def words(self, noun: Noun) -> list[str]:
+        with self._lock:
+            asked_at, words = self._known.get(noun, (0.0, []))
+            if self._clock() - asked_at < FRESH_S:
+                return words
+            words = self._ask(noun)
+            self._known[noun] = (self._clock(), words)
+            return words
+
+    def _ask(self, noun: Noun) -> list[str]:
+        try:
+            if self._client is None:
+                self._client = Client(self._settings(), answer_s=ANSWER_S)
+            return sorted(set(_names(self._client, noun)))
+        except CorpsError:
+            return []  # nothing to suggest; the command itself will say what is wrong
+
+
+def _names(client: Client, noun: Noun) -> Iterable[str]:
+    match noun:
+        case Noun.ARTIFACT:
+            return [artifact.name for artifact in client.artifacts()]
+        case Noun.WORKER:
+            return [worker.name for worker in client.workers()]
+        case Noun.TARGET:
+            rows = client.instances(with_dead=True)
+            return [row.id for row in rows] + [row.app for row in rows]
+        case Noun.CHILD:
+            return [*_names(client, Noun.WORKER), *_names(client, Noun.TARGET)]

@@ -1,0 +1,399 @@
+"""The master's HTTP API as Python calls: used by the CLI, the shell, tests and other programs.
+
+Synchronous, one connection, kept alive, not for two threads at once. A command carries an id, so
+it is sent again after a lost connection and still has one effect. What the master refuses is
+raised as the same exception it raised.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from corps.clock import Clock
+from corps.config import Settings, load_settings
+from corps.errors import CorpsError, Denied, Invalid, ProtocolError, TimedOut, Unavailable, error_of
+from corps.model import view
+from corps.model.command import (
+    Accepted,
+    AnyCommand,
+    AnyResult,
+    Copied,
+    Copy,
+    Delete,
+    Deleted,
+    Failure,
+    Instances,
+    Kill,
+    Launch,
+    Remove,
+    Removed,
+    Signal,
+    Stop,
+    Submission,
+)
+from corps.model.name import CommandId
+
+CONNECT_S = 2.0
+ANSWER_S = 10.0
+WAIT_S = 30.0
+COMMAND_PATIENCE_S = 10.0
+READ_PATIENCE_S = 2.0
+RETRY_S = 0.1
+ANSWER_MAX_BYTES = 512 << 20
+LOG_CHUNK_BYTES = 1 << 20
+UNIX_PATH_MAX_BYTES = 107  # sun_path of unix(7), without the final NUL
+EVENTS_LIMIT = 1_000
+
+T = TypeVar("T")
+Query: TypeAlias = Sequence[tuple[str, str | int | float]]
+_RESULT: msgspec.json.Decoder[AnyResult] = msgspec.json.Decoder(AnyResult)
+
+
+class LogSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which bytes of which log. `attempt` None: the present one; `offset` < 0: from the end."""
+
+    instance: str
+    stream: str = "stdout"
+    attempt: int | None = None
+    offset: int = 0
+    limit_bytes: int = LOG_CHUNK_BYTES
+
+
+class Client:
+    """A master's API. Without an argument: the master that environment and config file name.
+
+    `server` may be settings, `unix:///path/of/api.sock`, or that path itself. Connects on the
+    first call; every call raises Unavailable within CONNECT_S when there is no master, and
+    TimedOut when its answer takes `answer_s` longer than it was asked to wait.
+    """
+
+    def __init__(
+        self, server: Settings | Path | str | None = None, *, answer_s: float = ANSWER_S
+    ) -> None:
+        self.socket_path = socket_path(load_settings() if server is None else server)
+        self.under_way: CommandId | None = None
+        self._connection = _Connection(self.socket_path, answer_s)
+        self._clock = Clock()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def launch(self, command: Launch) -> tuple[view.InstanceView, ...]:
+        """The instances as they are once each has a pid, or a death that says why not."""
+        return self.submit(command, Instances).instances
+
+    def stop(self, targets: Sequence[str], grace_s: float = 10.0) -> tuple[view.InstanceView, ...]:
+        """SIGINT, then SIGKILL. Returns when each is dead, or unknown as its worker is lost."""
+        return self.submit(Stop(targets=tuple(targets), grace_s=grace_s), Instances).instances
+
+    def kill(self, targets: Sequence[str]) -> tuple[view.InstanceView, ...]:
+        """SIGKILL. Returns when each is dead, or unknown as its worker is lost."""
+        return self.submit(Kill(targets=tuple(targets)), Instances).instances
+
+    def signal(self, targets: Sequence[str], signal: int) -> tuple[view.InstanceView, ...]:
+        """Any signal, by number. Returns when it is delivered."""
+        return self.submit(Signal(targets=tuple(targets), signal=signal), Instances).instances
+
+    def remove(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Forget dead instances and their logs. The ids that are gone."""
+        return self.submit(Remove(targets=tuple(targets)), Removed).instances
+
+    def delete(self, artifact: str, workers: str = "all") -> tuple[view.DeleteView, ...]:
+        """Remove an artifact, `NAME` or `NAME@DIGEST`, from the workers of a selector."""
+        return self.submit(Delete(artifact=artifact, workers=workers), Deleted).workers
+
+    def copy(self, command: Copy) -> tuple[view.CopyView, ...]:
+        """Put an artifact whose blobs the master has on workers; one row for each."""
+        return self.submit(command, Copied).workers
+
+    def submit(self, command: AnyCommand, expected: type[T], id: CommandId | None = None) -> T:
+        """Carry out a command and wait for its result, however long that takes.
+
+        The same `id` with the same command has one effect and one answer. While it lasts (and
+        after an error or ctrl-C) `under_way` is the id. Raises TimedOut when the master was
+        reached and then gone for COMMAND_PATIENCE_S: nobody knows then what came of it.
+        """
+        submission = Submission(id=id or os.urandom(16).hex(), command=command)
+        try:
+            body = msgspec.json.encode(submission)
+        except UnicodeEncodeError as error:
+            raise Invalid(f"not UTF-8: {error.object[:80]!a}") from error
+        request = _Request("POST", "/v1/commands", [("wait_s", WAIT_S)], body, WAIT_S)
+        patience = _Patience(COMMAND_PATIENCE_S, self._clock)
+        result: AnyResult = Accepted(id=submission.id)
+        self.under_way = submission.id
+        try:
+            while isinstance(result, Accepted):
+                result = _decode(self._ask(request, patience).body, _RESULT)
+        except (_Lost, TimedOut) as error:
+            raise TimedOut(
+                f"{error.message}: the outcome is unknown; command id {submission.id}",
+                command=submission.id,
+            ) from error
+        self.under_way = None
+        if not isinstance(result, expected):
+            raise ProtocolError(f"the master answered {type(result).__name__} to a command")
+        return result
+
+    def workers(self) -> list[view.WorkerView]:
+        return self._read("/v1/workers", (), list[view.WorkerView])
+
+    def artifacts(self) -> list[view.ArtifactView]:
+        return self._read("/v1/artifacts", (), list[view.ArtifactView])
+
+    def instances(
+        self, targets: Sequence[str] = (), *, with_dead: bool = False
+    ) -> list[view.InstanceView]:
+        """Of these targets, or all. A dead one only when it is named itself, or `with_dead`."""
+        query: Query = [*_targets(targets), *([("dead", 1)] if with_dead else [])]
+        return self._read("/v1/instances", query, list[view.InstanceView])
+
+    def usage(self, targets: Sequence[str] = ()) -> list[view.WorkerUsageView]:
+        """Per worker. `targets` may be workers, instances and apps; none means all workers."""
+        return self._read("/v1/usage", _targets(targets), list[view.WorkerUsageView])
+
+    def why(self, targets: Sequence[str]) -> list[view.WhyView]:
+        return self._read("/v1/why", _targets(targets), list[view.WhyView])
+
+    def events(
+        self, after: int = 0, limit: int = EVENTS_LIMIT, wait_s: float = 0.0
+    ) -> list[view.EventView]:
+        """At most `limit` events after number `after`; waits up to `wait_s` for the first."""
+        query: Query = [("after", after), ("limit", limit), ("wait_s", wait_s)]
+        return self._read("/v1/events", query, list[view.EventView], wait_s)
+
+    def audit(
+        self, targets: Sequence[str] = (), since: float | None = None
+    ) -> list[view.AuditView]:
+        """`since`: unix seconds."""
+        query: Query = [*_targets(targets), *([] if since is None else [("since", since)])]
+        return self._read("/v1/audit", query, list[view.AuditView])
+
+    def status(self) -> view.StatusView:
+        return self._read("/v1/status", (), view.StatusView)
+
+    def progress(self, command: CommandId) -> list[view.CopyView]:
+        """How far a copy under way is, per worker."""
+        return self._read(f"/v1/progress/{quote(command, safe='')}", (), list[view.CopyView])
+
+    def log(self, slice: LogSlice, wait_s: float = 0.0) -> tuple[view.LogChunkView, bytes]:
+        """Bytes of a log and where they are; `wait_s` waits for the first new byte.
+
+        The chunk may begin after the offset asked for: what is older is gone then.
+        """
+        query: list[tuple[str, str | int | float]] = [
+            ("stream", slice.stream),
+            ("offset", slice.offset),
+            ("limit_bytes", slice.limit_bytes),
+            ("wait_s", wait_s),
+        ]
+        if slice.attempt is not None:
+            query.append(("attempt", slice.attempt))
+        path = f"/v1/instances/{quote(slice.instance, safe='')}/log"
+        answer = self._ask(_Request("GET", path, query, None, wait_s))
+        return _log_chunk(answer), answer.body
+
+    def shutdown(self, workers: Sequence[str]) -> None:
+        """End these worker daemons with their keepers, then the master. Apps should be dead."""
+        body = msgspec.json.encode({"workers": list(workers)})
+        self._ask(_Request("POST", "/v1/shutdown", (), body))
+
+    def _read(self, path: str, query: Query, expected: type[T], wait_s: float = 0.0) -> T:
+        answer = self._ask(_Request("GET", path, query, None, wait_s))
+        return _decode(answer.body, msgspec.json.Decoder(expected))
+
+    def _ask(self, request: _Request, patience: _Patience | None = None) -> _Answer:
+        patience = patience or _Patience(READ_PATIENCE_S, self._clock)
+        while True:
+            try:
+                answer = self._connection.exchange(request, patience)
+            except BaseException as error:
+                self._connection.close()  # half an exchange may be on it, after ctrl-C too
+                if not isinstance(error, _Lost):
+                    raise
+                patience.wait(error)
+                continue
+            if not 200 <= answer.status < 300:
+                raise _refusal(answer)
+            return answer
+
+
+def socket_path(server: Settings | Path | str) -> Path:
+    """Where a master's API listens. Raise Invalid for what is not `unix:///path`."""
+    if isinstance(server, Path):
+        return server
+    if isinstance(server, Settings):
+        return server.api_socket if server.server is None else socket_path(server.server)
+    if server.startswith("https://"):
+        raise Invalid(f"not yet: {server}: only unix:// until there is TLS", field="server")
+    path = server.removeprefix("unix://")
+    if not path.startswith("/") or "\0" in path:
+        raise Invalid(f"bad server {server[:80]!r}: spelled unix:///path", field="server")
+    return Path(path)
+
+
+def connect_unix(path: Path) -> socket.socket:
+    """A connected stream socket; `path` may be longer than sun_path, unix(7)."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if len(os.fsencode(path)) <= UNIX_PATH_MAX_BYTES:
+            _connect(connection, os.fspath(path))
+            return connection
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _connect(connection, f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.close(directory)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _Request(msgspec.Struct, frozen=True):
+    method: str
+    path: str
+    query: Query = ()
+    body: bytes | None = None
+    wait_s: float = 0.0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class _Lost(Unavailable):
+    """No connection, or it broke: the same request may be sent again."""
+
+
+class _Patience:
+    """How long one call goes on trying to reach a master that it has reached before."""
+
+    def __init__(self, limit_s: float, clock: Clock) -> None:
+        self._limit_s = limit_s
+        self._clock = clock
+        self.has_reached = False
+        self.lost_at: float | None = None
+
+    def wait(self, error: _Lost) -> None:
+        """Sleep a moment; raise `error` when the master was never there or is gone too long."""
+        if not self.has_reached:
+            raise Unavailable(error.message) from error
+        now = self._clock()
+        self.lost_at = self.lost_at or now
+        if now - self.lost_at > self._limit_s:
+            raise error
+        time.sleep(RETRY_S)
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP/1.1 over a unix socket."""
+
+    def __init__(self, path: Path, answer_s: float) -> None:
+        super().__init__("localhost")
+        self._path, self._answer_s = path, answer_s
+
+    def connect(self) -> None:
+        try:
+            self.sock = connect_unix(self._path)
+        except PermissionError as error:
+            raise Denied(f"no permission to use unix://{self._path}") from error
+        except OSError as error:
+            raise _Lost(
+                f"no master at unix://{self._path}: {os.strerror(error.errno or 0).lower()}; "
+                "start one with 'corps up' or 'corps master'"
+            ) from error
+
+    def exchange(self, request: _Request, patience: _Patience) -> _Answer:
+        """One request and its answer. Raise _Lost when that could not be."""
+        if self.sock is not None and _is_stale(self.sock):
+            self.close()
+        if self.sock is None:
+            self.connect()
+        patience.has_reached = True
+        self.sock.settimeout(request.wait_s + self._answer_s)
+        path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
+        headers = {"Content-Type": "application/json"} if request.body is not None else {}
+        try:
+            self.request(request.method, path, request.body, headers)
+            with self.getresponse() as response:
+                body = response.read(ANSWER_MAX_BYTES + 1)
+        except TimeoutError as error:
+            waited = f"within {request.wait_s + self._answer_s:g} s"
+            raise TimedOut(f"no answer from unix://{self._path} {waited}") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise _Lost(f"lost the master at unix://{self._path}: {reason}") from error
+        if len(body) > ANSWER_MAX_BYTES:
+            raise ProtocolError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
+        patience.lost_at = None
+        return _Answer(response.status, response.headers, body)
+
+
+def _connect(connection: socket.socket, address: str) -> None:
+    """A full queue answers EAGAIN at once, however long the timeout: unix(7)."""
+    for _ in range(int(CONNECT_S / RETRY_S)):
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            time.sleep(RETRY_S)
+        else:
+            return
+    raise TimeoutError(errno.EAGAIN, "its queue is full")
+
+
+def _is_stale(connection: socket.socket) -> bool:
+    """Between two requests there is nothing to read but the end."""
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _targets(targets: Sequence[str]) -> Query:
+    return [("target", target) for target in targets]
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"bad answer: {error}; a master of another version?") from error
+
+
+def _refusal(answer: _Answer) -> CorpsError:
+    try:
+        failure = msgspec.json.decode(answer.body, type=Failure)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ProtocolError(f"the master answered HTTP {answer.status} without a reason")
+    return error_of(failure.code, failure.message, failure.details)
+
+
+def _log_chunk(answer: _Answer) -> view.LogChunkView:
+    try:
+        return view.LogChunkView(
+            offset=int(answer.headers["X-Corps-Offset"]),
+            next_offset=int(answer.headers["X-Corps-Next-Offset"]),
+            size_bytes=int(answer.headers["X-Corps-Size"]),
+            is_final=answer.headers["X-Corps-Final"] == "1",
+        )
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f"bad log header: {error}") from error

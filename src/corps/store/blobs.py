@@ -134,6 +134,14 @@ class BlobStore:
         writer.hash_received()
         return writer
 
+    def partial_bytes(self, digest: Digest) -> int:
+        """How much of a blob that broke off is here."""
+        check_digest(digest)
+        try:
+            return self._part(digest).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def remove(self, digest: Digest) -> None:
         """Remove the blob; none there is fine."""
         try:

@@ -1,0 +1,314 @@
+"""The asking side of the bulk connection: what a worker fetches, what an operator's copy puts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+from blake3 import blake3
+
+from corps.errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    ProtocolError,
+    TimedOut,
+    Unavailable,
+    error_of,
+)
+from corps.model.artifact import BLOB_MAX_BYTES
+from corps.model.name import Digest, check_digest
+from corps.net.channel import STALL_S, Channel
+from corps.wire.bulk import BulkAnswer, Missing, Sending, Stored, Trouble, Want
+from corps.wire.codec import BULK_PREFACE, encode_frame
+
+MISSING_MAX = 10_000
+WINDOW_MAX = 64
+SMALL_BYTES = 64 << 10
+READ_BYTES = 1 << 20
+
+OnBytes: TypeAlias = Callable[[int], None]
+Dial: TypeAlias = Callable[[], socket.socket]
+
+
+class Writer(Protocol):
+    """What `store.blobs.BlobWriter` does; `net` and `store` do not know each other."""
+
+    received_bytes: int
+
+    def expect(self, size_bytes: int) -> object: ...
+    def write(self, data: bytes | memoryview) -> None: ...
+    def commit(self) -> None: ...
+    def discard(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Blobs(Protocol):
+    """What `store.blobs.BlobStore` does."""
+
+    def has(self, digest: Digest) -> bool: ...
+    def missing(self, digests: Iterable[Digest]) -> tuple[Digest, ...]: ...
+    def open_blob(self, digest: Digest) -> int: ...
+    def writer(self, digest: Digest, size_bytes: int, *, resumable: bool = False) -> Writer: ...
+    def resume(self, digest: Digest) -> Writer | None: ...
+
+
+def ignore_bytes(_count: int) -> None:
+    """For who does not watch the progress."""
+
+
+class BulkClient:
+    """One bulk connection, dialled when it is needed; for one thread.
+
+    A failed call drops it, the next call dials again. All calls may be repeated: what has arrived
+    is not sent again. `break_count`: how often the connection failed, not the disk or the peer.
+    """
+
+    def __init__(self, dial: Dial, stall_s: float = STALL_S) -> None:
+        self._dial = dial
+        self._stall_s = stall_s
+        self._channel: Channel[BulkAnswer] | None = None
+        self.break_count = 0
+
+    def __enter__(self) -> BulkClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def missing(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
+        """Those the other side lacks."""
+        wanted = tuple(dict.fromkeys(digests))
+        found: list[Digest] = []
+        with self._talking("ask which blobs are missing") as channel:
+            for start in range(0, len(wanted), MISSING_MAX):
+                channel.send(Missing(digests=wanted[start : start + MISSING_MAX]))
+                answer = _receive(channel)
+                if not isinstance(answer, Missing):
+                    raise ProtocolError(f"asked what is missing, got {type(answer).__name__}")
+                found.extend(answer.digests)
+        return tuple(found)
+
+    def fetch(
+        self,
+        digest: Digest,
+        store: Blobs,
+        on_bytes: OnBytes = ignore_bytes,
+        limit_bytes: int = BLOB_MAX_BYTES,
+    ) -> None:
+        """Bring one blob into `store`, from where it broke off the last time."""
+        self.fetch_all((digest,), store, on_bytes, limit_bytes)
+
+    def fetch_all(
+        self,
+        digests: Iterable[Digest],
+        store: Blobs,
+        on_bytes: OnBytes = ignore_bytes,
+        limit_bytes: int = BLOB_MAX_BYTES,
+    ) -> None:
+        """Bring these blobs into `store`, asking ahead so that small ones come in a stream."""
+        todo = deque(dict.fromkeys(digests))
+        pending: deque[tuple[Digest, Writer | None]] = deque()
+        try:
+            with self._talking("fetch blobs") as channel:
+                while todo or pending:
+                    if len(pending) <= WINDOW_MAX // 2:
+                        _ask(channel, store, todo, pending)
+                    digest, writer = pending[0]
+                    sending = _receive_sending(channel, digest, writer, limit_bytes)
+                    if writer is None:
+                        writer = store.writer(digest, sending.size_bytes, resumable=True)
+                        pending[0] = (digest, writer)
+                    writer.expect(sending.size_bytes)
+                    for piece in channel.receive_raw(sending.size_bytes - sending.offset):
+                        writer.write(piece)
+                        on_bytes(len(piece))
+                    writer.commit()
+                    pending.popleft()
+        finally:
+            for _, writer in pending:
+                if writer is not None:
+                    writer.close()
+
+    def put(self, digest: Digest, path: Path, on_bytes: OnBytes = ignore_bytes) -> None:
+        """Send one file. Raise Conflict when its bytes are no longer those of `digest`."""
+        self.put_all({digest: path}, on_bytes)
+
+    def put_all(self, sources: Mapping[Digest, Path], on_bytes: OnBytes = ignore_bytes) -> None:
+        """Send these files, not waiting for the answer to one before the next."""
+        pending: deque[tuple[Digest, Path]] = deque()
+        with self._talking("send files") as channel:
+            for digest, path in sources.items():
+                pending.append((digest, path))
+                _send_source(channel, pending, on_bytes)
+                while pending and (len(pending) >= WINDOW_MAX or channel.can_receive()):
+                    _receive_stored(channel, pending)
+            channel.flush()
+            while pending:
+                _receive_stored(channel, pending)
+
+    def put_bytes(self, data: bytes) -> Digest:
+        """Send a blob from memory: a manifest."""
+        digest = blake3(data).hexdigest()
+        with self._talking("send a manifest") as channel:
+            channel.hold(encode_frame(Sending(digest=digest, size_bytes=len(data))))
+            channel.hold(data)
+            channel.flush()
+            answer = _receive(channel)
+            if answer != Stored(digest=digest):
+                raise ProtocolError(f"sent a blob, got {type(answer).__name__}")
+        return digest
+
+    @contextlib.contextmanager
+    def _talking(self, doing: str) -> Iterator[Channel[BulkAnswer]]:
+        """The connection. Whatever goes wrong while it is used, it is not used again."""
+        is_done = False
+        try:
+            if self._channel is None:
+                self._channel = Channel(self._dial(), BulkAnswer, self._stall_s)
+                self._channel.hold(BULK_PREFACE)
+            yield self._channel
+            is_done = True
+        except TimeoutError:
+            self.break_count += 1
+            raise TimedOut(
+                f"cannot {doing}: no progress for {self._stall_s:g} s; repeat, it goes on there"
+            ) from None
+        except OSError as error:
+            self.break_count += 1
+            self._raise_last_words()
+            raise Unavailable(
+                f"cannot {doing}: {(error.strerror or str(error)).lower()}; "
+                "repeat, it goes on where it broke off"
+            ) from error
+        finally:
+            if not is_done:
+                self.close()
+
+    def _raise_last_words(self) -> None:
+        """A peer that hangs up on us may have said why."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError, ProtocolError):
+                while _receive(self._channel):
+                    pass
+
+
+def _receive(channel: Channel[BulkAnswer]) -> BulkAnswer:
+    answer = channel.receive()
+    if answer is None:
+        raise ConnectionError("closed by the peer")
+    if isinstance(answer, Trouble):
+        raise error_of(answer.code, answer.message, {})
+    return answer
+
+
+def _ask(
+    channel: Channel[BulkAnswer],
+    store: Blobs,
+    todo: deque[Digest],
+    pending: deque[tuple[Digest, Writer | None]],
+) -> None:
+    while todo and len(pending) < WINDOW_MAX:
+        digest = check_digest(todo.popleft())
+        writer = store.resume(digest)
+        pending.append((digest, writer))
+        offset = writer.received_bytes if writer is not None else 0
+        channel.hold(encode_frame(Want(digest=digest, offset=offset)))
+    channel.flush()
+
+
+def _receive_sending(
+    channel: Channel[BulkAnswer], digest: Digest, writer: Writer | None, limit_bytes: int
+) -> Sending:
+    answer = _receive(channel)
+    offset = writer.received_bytes if writer is not None else 0
+    if not isinstance(answer, Sending) or answer.digest != digest or answer.offset != offset:
+        raise ProtocolError(f"asked for blob {digest!r} from byte {offset}, got {answer}")
+    if not offset <= answer.size_bytes <= limit_bytes:
+        raise Invalid(
+            f"blob {digest!r} has {answer.size_bytes} bytes: at most {limit_bytes}", field="bytes"
+        )
+    return answer
+
+
+def _send_source(
+    channel: Channel[BulkAnswer], pending: deque[tuple[Digest, Path]], on_bytes: OnBytes
+) -> None:
+    digest, path = pending[-1]
+
+    def on_sent(count: int) -> None:
+        on_bytes(count)
+        if channel.can_receive():  # an answer before the end: to an earlier one, or a refusal
+            _receive_stored(channel, pending)
+
+    with _opened_source(path) as fd:
+        size_bytes = os.fstat(fd).st_size
+        channel.hold(encode_frame(Sending(digest=digest, size_bytes=size_bytes)))
+        if size_bytes > SMALL_BYTES:
+            sent = channel.send_file(fd, 0, size_bytes, on_sent)
+        else:
+            data = os.pread(fd, size_bytes, 0)
+            channel.hold(data)
+            sent = len(data)
+            on_bytes(sent)
+        if sent < size_bytes:
+            raise _changed(path)
+
+
+def _receive_stored(channel: Channel[BulkAnswer], pending: deque[tuple[Digest, Path]]) -> None:
+    digest, path = pending.popleft()
+    try:
+        answer = _receive(channel)
+    except Invalid:
+        if _digest_of(path) != digest:
+            raise _changed(path) from None
+        raise
+    if answer != Stored(digest=digest):
+        raise ProtocolError(f"sent blob {digest!r}, got {answer}")
+
+
+@contextlib.contextmanager
+def _opened_source(path: Path) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"'{path}' is gone; copy again when it is back") from None
+    except OSError as error:
+        raise Invalid(
+            f"cannot read '{path}': {(error.strerror or str(error)).lower()}", field="path"
+        ) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Invalid(f"'{path}' is no regular file", field="path")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _digest_of(path: Path) -> Digest:
+    digest = blake3()
+    with _opened_source(path) as fd:
+        while data := os.read(fd, READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _changed(path: Path) -> Conflict:
+    return Conflict(f"'{path}' changed while it was copied; copy it again")

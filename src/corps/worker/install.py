@@ -1,0 +1,129 @@
+"""Bring an artifact to this worker: its manifest, the blobs that are missing, the tree.
+
+Blocking, for a thread of the worker daemon; it may be repeated at any time and goes on where it
+broke off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import msgspec
+
+from corps.errors import Invalid, TimedOut, Unavailable
+from corps.model.artifact import BLOB_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest
+from corps.model.name import Digest, check_digest
+from corps.net.bulk_client import BulkClient, Dial, OnBytes, ignore_bytes
+from corps.store.blobs import BlobStore
+from corps.store.trees import Trees
+
+BREAKS_MAX = 5
+BLOCK_BYTES = 4096
+RESERVE_BYTES = 1 << 20
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+
+
+class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`*_sent`: what travelled now, each distinct file once; `*_total`: the manifest's files."""
+
+    bytes_sent: int
+    bytes_total: int
+    files_sent: int
+    files_total: int
+
+
+def install(
+    digest: Digest, dial: Dial, blobs: BlobStore, trees: Trees, on_progress: OnProgress
+) -> InstallReport:
+    """Make the artifact whole here. `on_progress(bytes_sent, bytes_total)` is called often."""
+    if trees.is_installed(check_digest(digest)):
+        return _report(trees.manifest(digest), 0, 0)
+    with BulkClient(dial) as client:
+        if not blobs.has(digest):
+            _fetch(client, blobs, (digest,), ignore_bytes, MANIFEST_MAX_BYTES)
+        manifest = _manifest(digest, blobs, trees)
+        bytes_total = _report(manifest, 0, 0).bytes_total
+        bytes_sent = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal bytes_sent
+            bytes_sent += count
+            on_progress(bytes_sent, bytes_total)
+
+        with trees.keeping(digest, manifest):
+            missing = blobs.missing(entry.digest for entry in manifest.files)
+            _check_room(digest, manifest, missing, blobs, trees)
+            if missing:
+                _fetch(client, blobs, missing, on_bytes)
+            trees.build(digest)
+    return _report(manifest, bytes_sent, len(missing))
+
+
+def _manifest(digest: Digest, blobs: BlobStore, trees: Trees) -> Manifest:
+    """Checked again here: a worker trusts no one with its paths."""
+    try:
+        return trees.manifest(digest)
+    except Invalid:
+        blobs.remove(digest)
+        raise
+
+
+def _fetch(
+    client: BulkClient,
+    blobs: BlobStore,
+    digests: Iterable[Digest],
+    on_bytes: OnBytes,
+    limit_bytes: int = BLOB_MAX_BYTES,
+) -> None:
+    """Go on after a broken connection, as long as something arrives in between."""
+    wanted = tuple(digests)
+    breaks_left = BREAKS_MAX
+    arrived_bytes = 0
+
+    def counted(count: int) -> None:
+        nonlocal arrived_bytes
+        arrived_bytes += count
+        on_bytes(count)
+
+    while True:
+        arrived_bytes = 0
+        breaks = client.break_count
+        try:
+            client.fetch_all(blobs.missing(wanted), blobs, counted, limit_bytes)
+            return
+        except (Unavailable, TimedOut):
+            breaks_left -= 1
+            if client.break_count == breaks or not arrived_bytes or not breaks_left:
+                raise
+
+
+def _check_room(
+    digest: Digest, manifest: Manifest, missing: tuple[Digest, ...], store: BlobStore, trees: Trees
+) -> None:
+    """Before anything travels. What no artifact needs any more makes room first."""
+    sizes = {entry.digest: entry.size_bytes for entry in manifest.files}
+    needed_bytes = RESERVE_BYTES + sum(
+        -(-sizes[blob] // BLOCK_BYTES) * BLOCK_BYTES - store.partial_bytes(blob) for blob in missing
+    )
+    if not missing or needed_bytes <= store.free_bytes():
+        return
+    trees.collect()
+    free_bytes = store.free_bytes()
+    if needed_bytes > free_bytes:
+        raise Unavailable(
+            f"no room for artifact {digest!r}: it needs {needed_bytes} bytes, but {free_bytes} are "
+            f"free in '{store.root}'; delete artifacts or free space there, then copy again",
+            needed_bytes=needed_bytes,
+            free_bytes=free_bytes,
+        )
+
+
+def _report(manifest: Manifest, bytes_sent: int, files_sent: int) -> InstallReport:
+    return InstallReport(
+        bytes_sent=bytes_sent,
+        bytes_total=sum(entry.size_bytes for entry in manifest.files),
+        files_sent=files_sent,
+        files_total=len(manifest.files),
+    )

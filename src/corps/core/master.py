@@ -51,6 +51,10 @@ class MasterCore:
         meta = cluster.meta
         self._ledger.save(msgspec.structs.replace(meta, epoch=meta.epoch + 1))
 
+    def begin(self) -> list[MasterEffect]:
+        """The effects of having started: call once, before any step."""
+        return self._ledger.take()
+
     def step(self, now: float, event: MasterEvent) -> list[MasterEffect]:
         assert now >= self._ledger.now, "the clock went backwards"
         self._ledger.now = now

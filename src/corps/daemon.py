@@ -1,0 +1,89 @@
+"""What every daemon does at its start: one instance a directory, a log, private sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from corps.errors import Conflict, Unavailable
+
+BACKLOG = 128
+
+
+def refuse_optimized() -> None:
+    """Assertions are our fuses: without them a daemon must not run."""
+    if sys.flags.optimize:
+        raise Conflict("corps does not run under python -O: its assertions guard the truth")
+
+
+@contextlib.contextmanager
+def hold_lock(directory: Path, noun: str) -> Iterator[None]:
+    """Hold `directory`/lock, a POSIX lock, so that F_GETLK tells the holder's pid truthfully.
+
+    Raise Conflict when another daemon holds it, Unavailable when the directory cannot be used.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot use the state directory {directory}: {error.strerror}"
+        ) from error
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise Conflict(
+            f"a {noun} already runs on {directory}: end it first, or use another --dir"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def start_log() -> None:
+    """Lines on stderr: time, level, what."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+def unix_listener(path: Path) -> socket.socket:
+    """A listening Unix socket, 0600, in place of a stale one. The caller holds the lock.
+
+    Bound through a directory descriptor: sun_path has 108 bytes (unix(7)), a path may have more.
+    """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        sock.bind(f"/proc/self/fd/{directory}/{path.name}")
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from error
+    finally:
+        os.umask(mask)
+        os.close(directory)
+    return sock
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Whoever reads sees the old text or the new one, also after a crash."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)

@@ -1,0 +1,250 @@
+"""The master's driver: events -> core -> commit -> perform, in that order and no other.
+
+What others may see is durable first: sends and replies wait for the commit of all that was decided
+before them. Commits are grouped: while one is under way, the next one gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from corps.clock import Clock
+from corps.core.events import (
+    Close,
+    Commanded,
+    Drop,
+    MasterEffect,
+    MasterEvent,
+    Reply,
+    Save,
+    Send,
+    Tick,
+)
+from corps.core.master import MasterCore
+from corps.core.records import Event
+from corps.errors import Unavailable
+from corps.model.artifact import Artifact
+from corps.model.command import Accepted, AnyResult
+from corps.model.name import CommandId, WorkerName
+from corps.store.records import RecordStore
+from corps.wire.worker import FromWorker, LogRead, Sampled, ToWorker
+
+TICK_S = 0.05
+RECENT_EVENTS = 1_000
+RETRY_COMMIT_S = 0.5
+STALLED_S = 5.0
+ASK_DEADLINE_S = 2.0
+
+_log = logging.getLogger("corps.master")
+
+
+class MasterDriver:
+    """Owns the core; everything that happens is fed to it, everything it wants is done here."""
+
+    def __init__(self, core: MasterCore, store: RecordStore, clock: Clock, dump_dir: Path) -> None:
+        self.core, self.clock = core, clock
+        self._store, self._dump_dir = store, dump_dir
+        self._loop = asyncio.get_running_loop()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._changes: list[Save | Drop] = []
+        self._after: list[Send | Close | Reply | Drop] = []
+        self._settled: list[asyncio.Future[None]] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._stalled_since: float | None = None
+        self._waiters: dict[CommandId, list[asyncio.Future[AnyResult]]] = {}
+        self._questions: dict[int, tuple[asyncio.Future[FromWorker], list[FromWorker]]] = {}
+        self._next_ask = itertools.count(1)
+        self._recent: deque[tuple[float, MasterEvent]] = deque(maxlen=RECENT_EVENTS)
+        self._news: asyncio.Event = asyncio.Event()
+        self.on_send: Callable[[int, ToWorker], None] = lambda session, message: None
+        self.on_close: Callable[[int, str], None] = lambda session, reason: None
+        self.on_artifact_dropped: Callable[[Artifact], None] = lambda artifact: None
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self.absorb(core.begin())
+
+    def feed(self, event: MasterEvent) -> None:
+        """One event through the core. A bug in the core ends the daemon, with what led to it."""
+        now = self.clock()
+        self._recent.append((now, event))
+        try:
+            effects = self.core.step(now, event)
+        except Exception as error:
+            self._dump()
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            raise
+        self.absorb(effects)
+
+    def absorb(self, effects: list[MasterEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Save():
+                    self._changes.append(effect)
+                case Drop():
+                    self._changes.append(effect)
+                    self._after.append(effect)
+                case Send() | Close() | Reply():
+                    self._after.append(effect)
+                case _:
+                    assert_never(effect)
+        if self._committing is None and (self._changes or self._after):
+            if self._changes:
+                self._committing = self._loop.create_task(self._commit())
+            else:
+                self._perform(self._swap_after())
+
+    async def submit(self, event: Commanded, wait_s: float) -> AnyResult:
+        """The command's result, or Accepted when it is not done within `wait_s`.
+
+        Raise Unavailable when the store has taken nothing for STALLED_S: nothing was accepted.
+        """
+        if self.is_stalled():
+            raise Unavailable("the store takes no commits now: nothing was accepted, see the log")
+        future: asyncio.Future[AnyResult] = self._loop.create_future()
+        waiters = self._waiters.setdefault(event.id, [])
+        waiters.append(future)
+        self.feed(event)
+        try:
+            return await asyncio.wait_for(future, wait_s)
+        except TimeoutError:
+            await self.settled()
+            return Accepted(id=event.id)
+        finally:
+            if future in waiters:
+                waiters.remove(future)
+            if not waiters and self._waiters.get(event.id) is waiters:
+                del self._waiters[event.id]
+
+    async def settled(self) -> None:
+        """Returns when all that was decided so far is durable: then it may be shown."""
+        if self._committing is not None:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._settled.append(future)
+            await future
+
+    async def ask(
+        self, worker: WorkerName, question: Callable[[int], ToWorker], deadline_s: float
+    ) -> list[FromWorker] | None:
+        """All parts of a worker's answer; None when it is not there or does not answer in time."""
+        session = self.core.session_of(worker)
+        if session is None:
+            return None
+        number = next(self._next_ask)
+        future: asyncio.Future[FromWorker] = self._loop.create_future()
+        parts: list[FromWorker] = []
+        self._questions[number] = (future, parts)
+        self.on_send(session, question(number))
+        try:
+            await asyncio.wait_for(future, deadline_s)
+        except TimeoutError:
+            return None
+        finally:
+            del self._questions[number]
+        return parts
+
+    def answered(self, message: FromWorker) -> None:
+        """Hand an answer to whoever asked."""
+        if isinstance(message, Sampled | LogRead):
+            question = self._questions.get(message.ask)
+            if question is None:
+                return
+            future, parts = question
+            parts.append(message)
+            is_last = not isinstance(message, Sampled) or message.is_last
+            if is_last and not future.done():
+                future.set_result(message)
+
+    async def news(self, deadline_s: float) -> None:
+        """Returns when an event was recorded, or after `deadline_s`."""
+        try:
+            await asyncio.wait_for(self._news.wait(), deadline_s)
+        except TimeoutError:
+            return
+
+    def is_stalled(self) -> bool:
+        since = self._stalled_since
+        return since is not None and self._loop.time() - since > STALLED_S
+
+    async def tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.feed(Tick())
+
+    async def close(self) -> None:
+        """Commit what was decided, then close the store."""
+        await self.settled()
+        self._writer.shutdown()
+        self._store.close()
+
+    # ---- commit, then perform
+
+    async def _commit(self) -> None:
+        while self._changes:
+            changes, self._changes = self._changes, []
+            after, settled = self._swap_after(), self._settled
+            self._settled = []
+            await self._write(changes)
+            self._perform(after)
+            if any(isinstance(change.record, Event) for change in changes):
+                self._news.set()
+                self._news = asyncio.Event()
+            for future in settled:
+                if not future.done():
+                    future.set_result(None)
+        self._committing = None
+        # Decided while nothing was left to commit: it rests on what is durable now.
+        self._perform(self._swap_after())
+        settled, self._settled = self._settled, []
+        for future in settled:
+            if not future.done():
+                future.set_result(None)
+
+    async def _write(self, changes: list[Save | Drop]) -> None:
+        while True:
+            try:
+                await self._loop.run_in_executor(self._writer, self._store.commit, changes)
+            except Unavailable as error:
+                # Nothing of it was acknowledged to anyone: hold it, and try until it goes.
+                self._stalled_since = self._stalled_since or self._loop.time()
+                _log.error("%s; %d changes wait", error.message, len(changes))
+                await asyncio.sleep(RETRY_COMMIT_S)
+            else:
+                self._stalled_since = None
+                return
+
+    def _swap_after(self) -> list[Send | Close | Reply | Drop]:
+        after, self._after = self._after, []
+        return after
+
+    def _perform(self, effects: list[Send | Close | Reply | Drop]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self.on_send(effect.session, effect.message)
+                case Close():
+                    self.on_close(effect.session, effect.reason)
+                case Reply():
+                    for future in self._waiters.pop(effect.id, []):
+                        if not future.done():
+                            future.set_result(effect.result)
+                case Drop():
+                    if isinstance(effect.record, Artifact):
+                        self.on_artifact_dropped(effect.record)
+                case _:
+                    assert_never(effect)
+
+    def _dump(self) -> None:
+        path = self._dump_dir / f"crash-{os.getpid()}.jsonl"
+        lines = [msgspec.json.encode([now, type(e).__name__, e]) for now, e in self._recent]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        _log.critical("a bug: the last %d events are in %s", len(lines), path)

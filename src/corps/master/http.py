@@ -1,0 +1,273 @@
+"""The HTTP API: routes from HTTP to commands and questions. It decides nothing.
+
+Errors are `Failure` in JSON with the status of their class; the OpenAPI document is served at
+/v1/schema/openapi.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import blake3
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, get, post
+from litestar.datastructures import State
+from litestar.exceptions import ClientException, HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.params import Parameter
+
+from corps.core.events import ArtifactFacts, Commanded
+from corps.errors import ERRORS, Conflict, CorpsError, Invalid, NotFound
+from corps.master import queries
+from corps.master.driver import MasterDriver
+from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
+from corps.model.command import AnyCommand, AnyResult, Copy, Failure, Submission
+from corps.model.name import WorkerName, check_command_id
+from corps.model.view import (
+    ArtifactView,
+    AuditView,
+    CopyView,
+    EventView,
+    InstanceView,
+    StatusView,
+    WhyView,
+    WorkerUsageView,
+    WorkerView,
+)
+from corps.store.blobs import BlobStore
+from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog
+
+BODY_MAX_BYTES = 4 << 20
+WAIT_MAX_S = 60.0
+Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
+
+
+class Master(NamedTuple):
+    """What the routes work on."""
+
+    driver: MasterDriver
+    blobs: BlobStore
+    version: str
+    address: str
+    who: Callable[[Request[Any, Any, Any]], str]
+    shut_down: Callable[[list[WorkerName]], None]
+
+
+class ShutdownOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Which workers to end with the master."""
+
+    workers: list[WorkerName] = []
+
+
+def _of(state: State) -> Master:
+    master: Master = state.master
+    return master
+
+
+@post("/v1/commands", status_code=200, summary="Carry out a command, once")
+async def commands(
+    request: Request[Any, Any, Any], state: State, data: Submission, wait_s: float = 30.0
+) -> Response[AnyResult]:
+    master = _of(state)
+    check_command_id(data.id)
+    body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
+    facts = await asyncio.to_thread(_facts, master.blobs, data.command)
+    event = Commanded(data.id, body, data.command, master.who(request), facts)
+    result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
+    status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
+    return Response(result, status_code=status, media_type=MediaType.JSON)
+
+
+@get("/v1/status", summary="The cluster and its master")
+async def status(state: State) -> StatusView:
+    master = _of(state)
+    await master.driver.settled()
+    return queries.status(master.driver, master.version, master.address)
+
+
+@get("/v1/workers", summary="All workers and whether each is usable")
+async def workers(state: State) -> list[WorkerView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return queries.workers(driver)
+
+
+@get("/v1/instances", summary="Instances, with what the operating system says of them now")
+async def instances(state: State, target: Targets, dead: bool = False) -> list[InstanceView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await queries.instances(driver, target or [], with_dead=dead)
+
+
+@get("/v1/usage", summary="CPU time and maximum resident set, per worker and instance")
+async def usage(state: State, target: Targets) -> list[WorkerUsageView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await queries.usage(driver, target or [])
+
+
+@get("/v1/why", summary="The story of instances")
+async def why(state: State, target: Targets) -> list[WhyView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await queries.why(driver, target or [])
+
+
+@get("/v1/events", summary="What happened, in order")
+async def events(
+    state: State, after: int = 0, limit: int = 1_000, wait_s: float = 0.0
+) -> list[EventView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await queries.events(driver, after, limit, wait_s)
+
+
+@get("/v1/audit", summary="Copies, launches and runs with their phases")
+async def audit(state: State, target: Targets, since: float = 0.0) -> list[AuditView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return queries.audit(driver, target or [], since)
+
+
+@get("/v1/artifacts", summary="What is copied, where, and its files")
+async def artifacts(state: State) -> list[ArtifactView]:
+    master = _of(state)
+    await master.driver.settled()
+    found = list(master.driver.core.cluster.artifacts.values())
+    rows = []
+    for artifact in found:
+        manifest = await asyncio.to_thread(load_manifest, master.blobs, artifact.digest)
+        rows.append(_artifact_row(master, artifact, manifest))
+    return rows
+
+
+@get("/v1/progress/{id:str}", summary="How far a copy is")
+async def progress(state: State, id: str) -> list[CopyView]:
+    return list(_of(state).driver.core.progress(id))
+
+
+@get("/v1/instances/{id:str}/log", summary="Bytes of a log", media_type="application/octet-stream")
+async def log(  # noqa: PLR0913, PLR0917 - one parameter for each of the query
+    state: State,
+    id: str,
+    stream: str = "stdout",
+    attempt: int | None = None,
+    offset: int = 0,
+    limit_bytes: int = LOG_CHUNK_MAX_BYTES,
+    wait_s: float = 0.0,
+) -> Response[bytes]:
+    driver = _of(state).driver
+    await driver.settled()
+    if not -(1 << 62) < offset < 1 << 62:
+        raise Invalid(f"no offset {offset} in any log", field="offset")
+    question = ReadLog(
+        ask=0, key="", stream=stream, offset=offset, limit_bytes=limit_bytes, wait_s=wait_s
+    )
+    answer = await queries.read_log(driver, id, question, attempt)
+    headers = {
+        "X-Corps-Offset": str(answer.offset),
+        "X-Corps-Next-Offset": str(answer.offset + len(answer.data)),
+        "X-Corps-Size": str(answer.size_bytes),
+        "X-Corps-Final": "1" if answer.is_final else "0",
+    }
+    return Response(answer.data, headers=headers, media_type="application/octet-stream")
+
+
+@post("/v1/shutdown", status_code=200, summary="End workers, then this master")
+async def shutdown(state: State, data: ShutdownOrder) -> dict[str, str]:
+    _of(state).shut_down(data.workers)
+    return {}
+
+
+def load_manifest(blobs: BlobStore, digest: str) -> Manifest:
+    """Blocking. Raise NotFound or Invalid."""
+    return decode_manifest(blobs.read_bytes(digest, MANIFEST_MAX_BYTES))
+
+
+def _facts(blobs: BlobStore, command: AnyCommand) -> ArtifactFacts | None:
+    """What a Copy rests on: the manifest and every blob it names are in the store."""
+    if not isinstance(command, Copy):
+        return None
+    try:
+        manifest = load_manifest(blobs, command.digest)
+    except NotFound as error:
+        raise Conflict(
+            f"the manifest {command.digest[:12]} is not at the master: upload it first"
+        ) from error
+    missing = blobs.missing(file.digest for file in manifest.files)
+    if missing:
+        raise Conflict(f"{len(missing)} files are not at the master: upload them first")
+    return ArtifactFacts(
+        size_bytes=sum(file.size_bytes for file in manifest.files), file_count=len(manifest.files)
+    )
+
+
+def _artifact_row(master: Master, artifact: Artifact, manifest: Manifest) -> ArtifactView:
+    holders = master.driver.core.holders(artifact.digest)
+    return ArtifactView(
+        name=artifact.name,
+        digest=artifact.digest,
+        size_bytes=artifact.size_bytes,
+        files=manifest.files,
+        workers=tuple(name for name in artifact.workers if name in holders),
+    )
+
+
+def _failure(status: int, failure: Failure) -> Response[Failure]:
+    return Response(failure, status_code=status, media_type=MediaType.JSON)
+
+
+def _on_corps_error(_: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+    failure = Failure(code=error.code, message=error.message, details=error.details)
+    return _failure(error.http_status, failure)
+
+
+def _on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[Failure]:
+    codes = {404: "not_found", 405: "malformed", 500: "bug"}
+    extras: object = error.extra
+    extra = ""
+    if isinstance(extras, list):
+        extra = "; ".join(f"{e.get('key', '')} {e.get('message', '')}".strip() for e in extras)
+    message = f"{error.detail}: {extra}" if extra else error.detail
+    code = codes.get(error.status_code, "malformed" if error.status_code < 500 else "bug")
+    return _failure(error.status_code, Failure(code=code, message=message))
+
+
+def _only_json(request: Request[Any, Any, Any]) -> None:
+    """A form or plain text is not a command, whatever it holds."""
+    if request.method == "POST" and request.content_type[0] != "application/json":
+        raise ClientException("send JSON as application/json", status_code=415)
+
+
+def make_app(master: Master) -> Litestar:
+    """The ASGI application."""
+    return Litestar(
+        [
+            commands,
+            status,
+            workers,
+            instances,
+            usage,
+            why,
+            events,
+            audit,
+            artifacts,
+            progress,
+            log,
+            shutdown,
+        ],
+        state=State({"master": master}),
+        exception_handlers={CorpsError: _on_corps_error, HTTPException: _on_http_error},
+        openapi_config=OpenAPIConfig(
+            title="corps",
+            version=master.version,
+            path="/v1/schema",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        ),
+        before_request=_only_json,
+        request_max_body_size=BODY_MAX_BYTES,
+        logging_config=None,
+    )

@@ -1,0 +1,248 @@
+"""The master daemon: build everything, run until told to end, shut down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import logging
+import os
+import pwd
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from litestar import Request
+
+from corps.clock import Clock
+from corps.config import Settings
+from corps.core.cluster import Cluster
+from corps.core.events import Save
+from corps.core.master import MasterCore
+from corps.core.records import Meta, Record
+from corps.daemon import hold_lock, refuse_optimized, start_log, unix_listener, write_atomically
+from corps.errors import CorpsError, Denied
+from corps.master.driver import MasterDriver
+from corps.master.http import Master, load_manifest, make_app
+from corps.master.peer import PeerProtocol
+from corps.master.sessions import Sessions, listen
+from corps.model.artifact import Artifact
+from corps.model.name import WorkerName
+from corps.net.address import format_address, is_loopback, parse_address
+from corps.net.bulk import BulkListener, serve_bulk
+from corps.store.blobs import BlobStore
+from corps.store.sqlite import SqliteStore
+from corps.wire.worker import Shutdown
+
+SHUTDOWN_LINGER_S = 0.2
+BULK_THREADS_MAX = 32
+
+_log = logging.getLogger("corps.master")
+
+
+def run(settings: Settings, *, insecure_network: bool) -> None:
+    """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
+    refuse_optimized()
+    directory = settings.master_dir
+    with hold_lock(directory, "master"):
+        start_log()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, directory, insecure_network))
+
+
+async def _run(settings: Settings, directory: Path, insecure_network: bool) -> None:
+    host, port = parse_address(settings.listen)
+    _check_network(host, insecure_network)
+    clock = Clock()
+    store = SqliteStore(directory / "state.db")
+    core = MasterCore(_load(store), settings.heartbeat_s, clock())
+    driver = MasterDriver(core, store, clock, directory)
+    blobs = BlobStore(directory / "blobs")
+    sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
+    listener = listen(host, port)
+    address = format_address(listener.getsockname()[:2])
+    bulk = BulkListener(unix_listener(directory / "bulk.sock"), blobs, may_put=True)
+    driver.on_artifact_dropped = functools.partial(_collect, driver, blobs)
+    stop = asyncio.Event()
+    server = _server(
+        directory,
+        Master(
+            driver,
+            blobs,
+            importlib.metadata.version("corps"),
+            address,
+            _who,
+            functools.partial(_shut_down, driver, stop),
+        ),
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    api = unix_listener(settings.api_socket)
+    tasks = [
+        loop.create_task(work)
+        for work in (
+            driver.tick(),
+            sessions.accept(listener),
+            sessions.sweep(),
+            server.serve([api]),
+        )
+    ]
+    write_atomically(directory / "address", f"{address}\n")
+    _announce(settings, address)
+    try:
+        await _until_over(driver, stop, tasks)
+    finally:
+        await _end(driver, server, sessions, tasks)
+        listener.close()
+        await asyncio.to_thread(bulk.close)
+
+
+async def _until_over(
+    driver: MasterDriver, stop: asyncio.Event, tasks: list[asyncio.Task[None]]
+) -> None:
+    """Returns when told to end; raises what ended a part of the daemon that should not end."""
+    ending = asyncio.get_running_loop().create_task(stop.wait())
+    try:
+        parts: set[asyncio.Future[Any]] = {ending, driver.failed, *tasks}
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in done:
+            part.result()
+    finally:
+        ending.cancel()
+
+
+async def _end(
+    driver: MasterDriver,
+    server: _Server,
+    sessions: Sessions,
+    tasks: list[asyncio.Task[None]],
+) -> None:
+    server.should_exit = True
+    sessions.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(tasks[-1]), 2.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await driver.close()
+
+
+def _load(store: SqliteStore) -> Cluster:
+    """The cluster as it was saved, or a new one, saved."""
+    records: list[Record] = store.load()
+    meta = next((record for record in records if isinstance(record, Meta)), None)
+    if meta is None:
+        meta = Meta(cluster=secrets.token_hex(8), epoch=0)
+        store.commit([Save(meta)])
+    return Cluster(meta, records)
+
+
+def _check_network(host: str, insecure_network: bool) -> None:
+    if is_loopback(host):
+        return
+    if not insecure_network:
+        raise Denied(
+            f"{host} can be reached from other machines and there is no TLS yet: listen on "
+            "127.0.0.1, or say --insecure-network on a network where you trust everyone"
+        )
+    _log.warning("--insecure-network: anyone who can reach %s can read and run everything", host)
+
+
+def _bulk_server(blobs: BlobStore) -> Any:
+    """Serve a worker's bulk connection in a thread of its own; workers only fetch."""
+    slots = threading.BoundedSemaphore(BULK_THREADS_MAX)
+
+    def serve(sock: socket.socket) -> None:
+        try:
+            serve_bulk(sock, blobs, may_put=False)
+        finally:
+            slots.release()
+
+    def start(sock: socket.socket) -> None:
+        if not slots.acquire(blocking=False):
+            sock.close()
+            return
+        sock.setblocking(True)
+        threading.Thread(target=serve, args=(sock,), name="bulk", daemon=True).start()
+
+    return start
+
+
+def _collect(driver: MasterDriver, blobs: BlobStore, dropped: Artifact) -> None:
+    """Remove, in a thread, the blobs of a deleted artifact that no other artifact names."""
+    others = [artifact.digest for artifact in driver.core.cluster.artifacts.values()]
+    if dropped.digest not in others:
+        asyncio.get_running_loop().run_in_executor(
+            None, _remove_blobs, blobs, dropped.digest, others
+        )
+
+
+def _remove_blobs(blobs: BlobStore, digest: str, others: list[str]) -> None:
+    try:
+        mine = {file.digest for file in load_manifest(blobs, digest).files} | {digest}
+        for other in others:
+            mine -= {file.digest for file in load_manifest(blobs, other).files} | {other}
+        for blob in sorted(mine):
+            blobs.remove(blob)
+    except CorpsError as error:
+        _log.error("blobs of %s stay at the master: %s", digest[:12], error.message)
+
+
+def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerName]) -> None:
+    for name in workers:
+        session = driver.core.session_of(name)
+        if session is not None:
+            driver.on_send(session, Shutdown())
+    asyncio.get_running_loop().call_later(SHUTDOWN_LINGER_S, stop.set)
+
+
+@functools.cache
+def _user_name(uid: str) -> str:
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _who(request: Request[Any, Any, Any]) -> str:
+    """The operator, as the kernel knows the other end of the socket."""
+    assert request.client is not None
+    return _user_name(request.client.host)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the daemon has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(directory: Path, master: Master) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            make_app(master),
+            http=PeerProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=3600,
+        )
+    )
+
+
+def _announce(settings: Settings, address: str) -> None:
+    _log.info("master of %s, pid %d", settings.state_dir, os.getpid())
+    _log.info("operators: unix://%s", settings.api_socket)
+    _log.info("workers join with: corps worker --master %s", address)

@@ -1,0 +1,143 @@
+"""Records in SQLite: WAL, synchronous=FULL, so that what was committed survives kill -9 and more.
+
+One table a kind, the record as JSON beside its key. A commit writes only the last version of each
+record in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sql
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.pool import StaticPool
+
+from corps.core.events import Drop, Save
+from corps.core.records import TABLES, Record, record_key
+from corps.errors import Conflict, Unavailable
+from corps.store.records import SCHEMA_VERSION
+
+BUSY_TIMEOUT_S = 5.0
+
+_ENCODER = msgspec.json.Encoder()
+_METADATA = sql.MetaData()
+_TABLES = {
+    name: sql.Table(
+        name,
+        _METADATA,
+        sql.Column("number", sql.Integer, primary_key=True),
+        sql.Column("key", sql.Text, unique=True, nullable=False),
+        sql.Column("body", sql.LargeBinary, nullable=False),
+    )
+    for name in TABLES
+}
+_SCHEMA = sql.Table("schema", _METADATA, sql.Column("version", sql.Integer, primary_key=True))
+
+
+def _upsert(table: sql.Table) -> sql.Insert:
+    statement = insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=["key"], set_={"body": statement.excluded.body}
+    )
+
+
+_UPSERTS = {name: _upsert(table) for name, table in _TABLES.items()}
+_DELETES = {
+    name: sql.delete(table).where(table.c.key == sql.bindparam("old_key"))
+    for name, table in _TABLES.items()
+}
+
+
+class SqliteStore:
+    """A RecordStore in one file, 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        self._engine = sql.create_engine(
+            f"sqlite:///{path}",
+            poolclass=StaticPool,
+            connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        )
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            self._open_schema()
+        except sql.exc.DBAPIError as error:
+            self._engine.dispose()
+            raise _unavailable(path, error) from error
+        except Conflict:
+            self._engine.dispose()
+            raise
+
+    def load(self) -> list[Record]:
+        """Every record. Raise Unavailable for a file that cannot be read, naming the record."""
+        records: list[Record] = []
+        try:
+            with self._engine.connect() as connection:
+                for name, kind in TABLES.items():
+                    table = _TABLES[name]
+                    rows = connection.execute(
+                        sql.select(table.c.key, table.c.body).order_by(table.c.number)
+                    )
+                    decoder = msgspec.json.Decoder(kind)
+                    for key, body in rows:
+                        records.append(self._decode(decoder, name, key, body))
+        except sql.exc.DBAPIError as error:
+            raise _unavailable(self._path, error) from error
+        return records
+
+    def commit(self, changes: Sequence[Save | Drop]) -> None:
+        last: dict[tuple[str, str], Save | Drop] = {}
+        for change in changes:
+            last[record_key(change.record)] = change
+        puts: dict[str, list[dict[str, object]]] = {}
+        drops: dict[str, list[dict[str, object]]] = {}
+        for (name, key), change in last.items():
+            if isinstance(change, Save):
+                body = _ENCODER.encode(change.record)
+                puts.setdefault(name, []).append({"key": key, "body": body})
+            else:
+                drops.setdefault(name, []).append({"old_key": key})
+        try:
+            with self._engine.begin() as connection:
+                for name, rows in drops.items():
+                    connection.execute(_DELETES[name], rows)
+                for name, rows in puts.items():
+                    connection.execute(_UPSERTS[name], rows)
+        except sql.exc.DBAPIError as error:
+            raise _unavailable(self._path, error) from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _open_schema(self) -> None:
+        with self._engine.begin() as connection:
+            _METADATA.create_all(connection)
+            version = connection.execute(sql.select(_SCHEMA.c.version)).scalar()
+            if version is None:
+                connection.execute(sql.insert(_SCHEMA), [{"version": SCHEMA_VERSION}])
+            elif version != SCHEMA_VERSION:
+                raise Conflict(
+                    f"{self._path} has schema {version}, this corps knows {SCHEMA_VERSION}: "
+                    "install the version of corps that wrote it"
+                )
+
+    def _decode(
+        self, decoder: msgspec.json.Decoder[Record], table: str, key: str, body: bytes
+    ) -> Record:
+        try:
+            return decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise Unavailable(
+                f"{self._path}: record {key!r} of {table} cannot be read ({error}); "
+                "nothing was changed: restore the file from a copy"
+            ) from error
+
+
+def _unavailable(path: Path, error: sql.exc.DBAPIError) -> Unavailable:
+    return Unavailable(f"cannot use the store {path}: {error.orig}")

@@ -1,0 +1,122 @@
+"""Live usage of attempts, read by hand from /proc with descriptors that stay open.
+
+A descriptor of /proc/PID/stat belongs to one process for ever: after its death it reads ESRCH,
+never a stranger who got the same pid. 500 processes take 3 ms a sweep.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from corps.model.instance import RssSource, Usage
+from corps.model.name import AttemptKey
+from corps.wire.worker import LiveUsage
+
+READ_BYTES = 4_096
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+OS_STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "disk_sleep",
+    "T": "stopped",
+    "t": "stopped",
+    "Z": "zombie",
+    "X": "zombie",
+    "I": "idle",
+}
+UTIME, STIME, RSS = 11, 12, 21  # fields of proc_pid_stat(5) counted after the command's ")"
+
+
+class Processes:
+    """The processes under watch: for each its pidfd (ours to close) and its /proc files."""
+
+    def __init__(self) -> None:
+        self._watched: dict[AttemptKey, tuple[int, int, int]] = {}
+
+    def watch(self, key: AttemptKey, pid: int, pidfd: int) -> None:
+        """Take over `pidfd`. Nothing is opened for a process that is gone already."""
+        self.drop(key)
+        try:
+            stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(pidfd)
+            return
+        try:
+            status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(stat)
+            os.close(pidfd)
+            return
+        self._watched[key] = (pidfd, stat, status)
+        if _has_ended(pidfd):
+            # The pid may have been given to somebody else before we opened its files.
+            self.drop(key)
+
+    def pidfd(self, key: AttemptKey) -> int | None:
+        watched = self._watched.get(key)
+        return watched[0] if watched else None
+
+    def drop(self, key: AttemptKey) -> None:
+        for fd in self._watched.pop(key, ()):
+            os.close(fd)
+
+    def sample(self, keys: tuple[AttemptKey, ...] | None) -> list[LiveUsage]:
+        """What /proc says now of these (None: all); one that has ended is left out."""
+        found = []
+        for key in self._watched if keys is None else keys:
+            watched = self._watched.get(key)
+            if watched is not None and (live := _read(key, watched[1], watched[2])) is not None:
+                found.append(live)
+        return found
+
+    def peaks(self) -> tuple[tuple[AttemptKey, int], ...]:
+        """VmHWM of each, in bytes."""
+        return tuple(
+            (key, peak)
+            for key, (_, _, status) in self._watched.items()
+            if (peak := _peak_bytes(status)) is not None
+        )
+
+    def close(self) -> None:
+        for key in list(self._watched):
+            self.drop(key)
+
+
+def _read(key: AttemptKey, stat: int, status: int) -> LiveUsage | None:
+    try:
+        line = os.pread(stat, READ_BYTES, 0)
+    except ProcessLookupError:
+        return None
+    fields = line[line.rindex(b")") + 2 :].split()
+    peak_bytes = _peak_bytes(status)
+    return LiveUsage(
+        key=key,
+        os_state=OS_STATES.get(fields[0].decode(), "idle"),
+        usage=Usage(
+            cpu_user_s=int(fields[UTIME]) / TICKS_PER_S,
+            cpu_system_s=int(fields[STIME]) / TICKS_PER_S,
+            max_rss_bytes=peak_bytes,
+            rss_bytes=int(fields[RSS]) * PAGE_BYTES,
+            max_rss_source=None if peak_bytes is None else RssSource.SAMPLED,
+        ),
+    )
+
+
+def _peak_bytes(status: int) -> int | None:
+    """VmHWM of proc_pid_status(5): the peak of the program itself, not of the image before exec."""
+    try:
+        text = os.pread(status, READ_BYTES, 0)
+    except ProcessLookupError:
+        return None
+    at = text.find(b"VmHWM:")
+    if at < 0:
+        return None  # a zombie has no memory any more
+    return int(text[at + 6 : text.index(b"kB", at)]) * 1024
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

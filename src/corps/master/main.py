@@ -64,7 +64,7 @@ async def _run(settings: Settings, directory: Path, insecure_network: bool) -> N
     store = SqliteStore(directory / "state.db")
     core = MasterCore(_load(store), settings.heartbeat_s, clock())
     driver = MasterDriver(core, store, clock, directory)
-    blobs = BlobStore(directory / "blobs")
+    blobs = BlobStore(directory)
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
     listener = listen(host, port)
     address = format_address(listener.getsockname()[:2])

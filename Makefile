@@ -1,0 +1,43 @@
+# demo and test do everything on a fresh machine; the rest are their parts.
+PYTHON ?= python3
+BIN := .venv/bin
+SEEDS ?= 200
+
+.PHONY: demo test check unit sim integration e2e bench clean
+
+demo: .venv/ready
+	examples/demo
+
+test: check unit sim integration e2e
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest tests/test_house.py
+
+unit: .venv/ready
+	$(BIN)/pytest tests/unit
+
+sim: .venv/ready
+	$(BIN)/python -m tests.simulation run --seeds $(SEEDS)
+	$(BIN)/pytest tests/simulation
+
+integration: .venv/ready
+	$(BIN)/pytest tests/integration
+
+e2e: .venv/ready
+	$(BIN)/pytest tests/e2e
+
+bench: .venv/ready
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv build dist src/*.egg-info
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "corps needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

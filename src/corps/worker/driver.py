@@ -1,0 +1,347 @@
+"""The worker's driver: feeds the core, carries out its effects, answers what only reads."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, assert_never
+
+from corps.clock import Clock
+from corps.core import events as ev
+from corps.core.worker import WorkerCore
+from corps.errors import CorpsError, error_of
+from corps.model.instance import InstanceState, Launchable
+from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instance_id
+from corps.store.blobs import BlobStore
+from corps.store.trees import LaunchPaths, Trees
+from corps.wire import keeper, worker
+from corps.worker.diagnose import diagnose
+from corps.worker.facts import WorkerFile, save_worker_file
+from corps.worker.install import install
+from corps.worker.keeper_link import KeeperLink
+from corps.worker.logs import Layout, read_log
+from corps.worker.usage import Processes
+
+TICK_S = 0.1
+PEAKS_EVERY_S = 5.0
+PROGRESS_EVERY_S = 0.25
+SAMPLES_A_MESSAGE = 1_000
+FOLLOWERS_MAX = 256
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_log = logging.getLogger("corps.worker")
+
+
+class Home(NamedTuple):
+    """Where a worker lives and what it has there."""
+
+    directory: Path
+    name: str
+    file: WorkerFile
+    blobs: BlobStore
+    trees: Trees
+
+
+class WorkerDriver:
+    """Owns the core of one worker, its keeper's link and its files."""
+
+    def __init__(self, core: WorkerCore, home: Home, clock: Clock) -> None:
+        self.core, self._clock = core, clock
+        self._directory, self._name, self._file = home.directory, home.name, home.file
+        self._blobs, self._trees = home.blobs, home.trees
+        self._loop = asyncio.get_running_loop()
+        directory = home.directory
+        self._layout = Layout(directory)
+        self._processes = Processes()
+        self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
+        self._totals = worker.Totals()
+        self._cwds: dict[AttemptKey, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._followers = 0
+        self.tell: Callable[[worker.FromWorker], None] = lambda message: None
+        self.dial: Callable[[], socket.socket] = _no_master
+        self.over: asyncio.Future[None] = self._loop.create_future()
+
+    async def start(self) -> None:
+        """Everything that still runs is adopted before the first word to a master."""
+        await self._keeper.open()
+
+    def feed(self, event: ev.WorkerEvent) -> None:
+        """One event through the core. A bug in it ends the daemon; the apps run on."""
+        try:
+            effects = self.core.step(self._clock(), event)
+            for effect in effects:
+                self._perform(effect)
+        except Exception as error:
+            if not self.over.done():
+                self.over.set_exception(error)
+            raise
+
+    def master_said(self, messages: tuple[worker.ToWorker, ...]) -> None:
+        orders = []
+        for message in messages:
+            match message:
+                case worker.Sample():
+                    self._sample(message)
+                case worker.ReadLog():
+                    self._spawn_task(self._read_log(message))
+                case _:
+                    orders.append(message)
+        if orders:
+            self.feed(ev.MasterSaid(tuple(orders)))
+
+    async def tick(self) -> None:
+        peaks_at = 0.0
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.feed(ev.Tick())
+            if self._loop.time() >= peaks_at:
+                peaks_at = self._loop.time() + PEAKS_EVERY_S
+                if peaks := self._processes.peaks():
+                    self.feed(ev.Peaks(peaks))
+
+    async def close(self) -> None:
+        """The daemon ends, the keeper and the apps go on."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._keeper.close()
+        self._processes.close()
+
+    # ---- effects
+
+    def _perform(self, effect: ev.WorkerEffect) -> None:
+        match effect:
+            case ev.Tell():
+                self.tell(effect.message)
+            case ev.Instruct():
+                self._keeper.send(effect.message)
+            case ev.Spawn():
+                self._spawn(effect.key, effect.launch)
+            case ev.Fetch():
+                self._spawn_task(self._fetch(effect.digest))
+            case ev.RemoveArtifact():
+                self._spawn_task(self._remove_artifact(effect.digest))
+            case ev.RemoveFiles():
+                self._spawn_task(self._remove_files(effect.keys))
+            case ev.Adopt():
+                self._file = WorkerFile(state_id=self._file.state_id, cluster=effect.cluster)
+                save_worker_file(self._directory, self._file)
+            case ev.Leave():
+                self._spawn_task(self._leave(effect))
+            case _:
+                assert_never(effect)
+
+    def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
+        stage = "files"
+        try:
+            paths = self._trees.launch_paths(launch.digest)
+            stage = "log"
+            work = self._layout.work(key)
+            work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except CorpsError as error:
+            self._block(key, stage, errno.ENOENT, error.message)
+            return
+        except OSError as error:
+            self._block(key, stage, error.errno or 0, f"cannot make {work}: {error.strerror}")
+            return
+        cwd = self._cwds[key] = launch.cwd or str(work)
+        self._keeper.send(
+            keeper.Spawn(
+                key=key,
+                path=paths.entry_path,
+                argv=(paths.entry_path, *launch.args),
+                env=self._environment(key, launch, paths, str(work)),
+                cwd=cwd,
+                stdout=str(self._layout.log(key, "stdout")),
+                stderr=str(self._layout.log(key, "stderr")),
+                note=launch.digest,
+            )
+        )
+
+    def _environment(
+        self, key: AttemptKey, launch: Launchable, paths: LaunchPaths, home: str
+    ) -> dict[str, str]:
+        """From empty: what every program may expect, what was asked for, and who it is."""
+        instance, attempt = split_attempt_key(key)
+        app, _ = split_instance_id(instance) or (instance, 0)
+        env = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", **launch.env}
+        if paths.library_path:
+            own = launch.env.get("LD_LIBRARY_PATH")
+            env["LD_LIBRARY_PATH"] = f"{paths.library_path}:{own}" if own else paths.library_path
+        return {
+            **env,
+            "CORPS_APP": app,
+            "CORPS_INSTANCE": instance,
+            "CORPS_ATTEMPT": key,
+            "CORPS_ATTEMPT_NUMBER": str(attempt),
+            "CORPS_WORKER": self._name,
+        }
+
+    def _block(self, key: AttemptKey, stage: str, number: int, message: str) -> None:
+        """Never from within a step: the core is told in a turn of its own."""
+        self._loop.call_soon(self.feed, ev.SpawnBlocked(key, stage, number, message))
+
+    async def _fetch(self, digest: Digest) -> None:
+        begin = self._clock()
+        said_at = [0.0]
+
+        def on_progress(sent: int, total: int) -> None:
+            if self._clock() - said_at[0] >= PROGRESS_EVERY_S:
+                said_at[0] = self._clock()
+                message = worker.Progress(digest=digest, bytes_sent=sent, bytes_total=total)
+                self._loop.call_soon_threadsafe(self.tell, message)
+
+        try:
+            report = await asyncio.to_thread(
+                install, digest, self.dial, self._blobs, self._trees, on_progress
+            )
+        except (CorpsError, OSError) as error:
+            text = error.message if isinstance(error, CorpsError) else str(error)
+            _log.error("install of %s: %s", digest[:12], text)
+            self.feed(ev.Performed(worker.InstallFailed(digest=digest, message=text)))
+            return
+        self.feed(
+            ev.Performed(
+                worker.Installed(
+                    digest=digest,
+                    bytes_sent=report.bytes_sent,
+                    bytes_total=report.bytes_total,
+                    files_sent=report.files_sent,
+                    files_total=report.files_total,
+                    seconds=self._clock() - begin,
+                )
+            )
+        )
+
+    async def _remove_artifact(self, digest: Digest) -> None:
+        try:
+            await asyncio.to_thread(self._trees.remove, digest)
+        except (CorpsError, OSError) as error:
+            _log.error("removal of %s: %s", digest[:12], error)
+        self.feed(ev.Performed(worker.Uninstalled(digest=digest)))
+
+    async def _remove_files(self, keys: tuple[AttemptKey, ...]) -> None:
+        for key in keys:
+            home = self._layout.home(key)
+            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+        self.feed(ev.Performed(worker.Removed(keys=keys)))
+
+    async def _leave(self, effect: ev.Leave) -> None:
+        if effect.code is None:
+            await self._keeper.wait_ended(2.0)
+        if not self.over.done():
+            if effect.code is None:
+                self.over.set_result(None)
+            else:
+                self.over.set_exception(error_of(effect.code, effect.message, {}))
+
+    # ---- the keeper
+
+    def _keeper_said(
+        self, messages: tuple[keeper.FromKeeper, ...], pidfds: dict[AttemptKey, int]
+    ) -> None:
+        reasons: list[tuple[AttemptKey, str]] = []
+        for message in messages:
+            match message:
+                case keeper.Listing():
+                    self._totals = message.totals
+                    reasons += [
+                        self._reason(kept) for kept in message.attempts if kept.failed_stage
+                    ]
+                    for kept in message.attempts:
+                        self._watch(kept.key, kept.pid, pidfds)
+                case keeper.Spawned():
+                    self._watch(message.key, message.pid, pidfds)
+                case keeper.Ended():
+                    self._processes.drop(message.attempt.key)
+                    if message.attempt.failed_stage:
+                        reasons.append(self._reason(message.attempt))
+                case keeper.TotalsNow():
+                    self._totals = message.totals
+                case keeper.Signaled() | keeper.Refused():
+                    pass
+                case _:
+                    assert_never(message)
+        self.feed(ev.KeeperSaid(messages, tuple(reasons)))
+
+    def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
+        pidfd = pidfds.pop(key, None)
+        if pidfd is not None:
+            self._processes.watch(key, pid, pidfd)
+
+    def _reason(self, kept: keeper.KeptAttempt) -> tuple[AttemptKey, str]:
+        assert kept.failed_stage is not None
+        try:
+            path = Path(self._trees.launch_paths(kept.note).entry_path)
+        except CorpsError:
+            path = self._directory
+        cwd = self._cwds.pop(kept.key, str(self._layout.work(kept.key)))
+        return kept.key, diagnose(path, cwd, kept.failed_stage, kept.failed_errno or 0)
+
+    def _keeper_gone(self) -> None:
+        self.feed(ev.KeeperGone())
+        self._spawn_task(self._reopen_keeper())
+
+    async def _reopen_keeper(self) -> None:
+        try:
+            await self._keeper.open()
+        except CorpsError as error:
+            if not self.over.done():
+                self.over.set_exception(error)
+
+    # ---- questions
+
+    def _sample(self, question: worker.Sample) -> None:
+        live = self._processes.sample(question.keys)
+        parts = [
+            tuple(live[at : at + SAMPLES_A_MESSAGE])
+            for at in range(0, len(live), SAMPLES_A_MESSAGE)
+        ] or [()]
+        for number, part in enumerate(parts, 1):
+            is_last = number == len(parts)
+            self.tell(
+                worker.Sampled(ask=question.ask, live=part, totals=self._totals, is_last=is_last)
+            )
+
+    async def _read_log(self, question: worker.ReadLog) -> None:
+        if self._followers >= FOLLOWERS_MAX:
+            self.tell(_busy(question))
+            return
+        self._followers += 1
+        try:
+            self.tell(
+                await read_log(self._layout, question, lambda: self._is_running(question.key))
+            )
+        finally:
+            self._followers -= 1
+
+    def _is_running(self, key: AttemptKey) -> bool:
+        report = self.core.report(key)
+        return report is not None and report.state is not InstanceState.DEAD
+
+    def _spawn_task(self, work: asyncio.coroutines.Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self.over.done():
+            self.over.set_exception(error)
+
+
+def _busy(question: worker.ReadLog) -> worker.LogRead:
+    text = f"{FOLLOWERS_MAX} others read logs of this worker now: try again"
+    return worker.LogRead(
+        ask=question.ask, offset=0, data=b"", size_bytes=0, is_final=False, error=text
+    )
+
+
+def _no_master() -> socket.socket:
+    raise ConnectionError("no connection to the master")

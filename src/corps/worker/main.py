@@ -1,0 +1,154 @@
+"""The worker daemon: adopt what runs, then dial the master, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import resource
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from corps.clock import Clock
+from corps.config import Settings
+from corps.core.events import Linked, Unlinked
+from corps.core.worker import WorkerCore
+from corps.daemon import hold_lock, refuse_optimized, start_log
+from corps.errors import Denied
+from corps.model.name import check_name
+from corps.net.address import format_address, is_loopback, parse_address
+from corps.net.connection import Connection, tune
+from corps.store.blobs import BlobStore
+from corps.store.trees import Trees
+from corps.wire.codec import CONTROL_PREFACE
+from corps.wire.worker import ToWorker
+from corps.worker.driver import Home, WorkerDriver
+from corps.worker.facts import default_name, load_worker_file, make_hello
+
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 2.0
+CONNECT_DEADLINE_S = 5.0
+SILENCE_S = 4.0
+SWEEP_S = 1.0
+
+_log = logging.getLogger("corps.worker")
+
+
+def run(
+    settings: Settings,
+    *,
+    master: str,
+    name: str | None,
+    labels: dict[str, str],
+    insecure_network: bool,
+) -> None:
+    """Run a worker until SIGTERM, SIGINT or the master's word. Raise CorpsError if it cannot."""
+    refuse_optimized()
+    address = parse_address(master)
+    if not insecure_network and not is_loopback(address[0]):
+        raise Denied(
+            f"{master} is on another machine and there is no TLS yet: say --insecure-network "
+            "on a network where you trust everyone"
+        )
+    name = check_name("worker", name) if name else default_name()
+    directory = settings.worker_dir(name)
+    with hold_lock(directory, "worker"):
+        start_log()
+        _raise_descriptor_limit()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(directory, name, labels, address))
+
+
+async def _run(
+    directory: Path, name: str, labels: dict[str, str], address: tuple[str, int]
+) -> None:
+    file = load_worker_file(directory)
+    hello = make_hello(name, labels, file)
+    blobs = BlobStore(directory)
+    trees = Trees(directory, blobs)
+    core = WorkerCore(hello, trees.installed())
+    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees), Clock())
+    driver.dial = functools.partial(_connect, address)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await driver.start()
+    _log.info("worker %s in %s, master %s", name, directory, format_address(address))
+    parts: set[asyncio.Future[Any]] = {
+        loop.create_task(driver.tick()),
+        loop.create_task(_stay_linked(driver, address)),
+        loop.create_task(stop.wait()),
+        driver.over,
+    }
+    try:
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in done:
+            part.result()
+    finally:
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        await driver.close()
+
+
+async def _stay_linked(driver: WorkerDriver, address: tuple[str, int]) -> None:
+    """Dial, serve, dial again: with full jitter, so that many workers do not come all at once."""
+    rng = random.Random()
+    delay_s = RETRY_MIN_S
+    complained = False
+    while True:
+        try:
+            await _serve(driver, address)
+            delay_s, complained = RETRY_MIN_S, False
+        except (OSError, TimeoutError) as error:
+            if not complained:
+                _log.warning("cannot reach the master at %s: %s", format_address(address), error)
+                complained = True
+            delay_s = min(delay_s * 2, RETRY_MAX_S)
+        await asyncio.sleep(rng.uniform(0, delay_s))
+
+
+async def _serve(driver: WorkerDriver, address: tuple[str, int]) -> None:
+    """One connection, from its first byte to its end."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_DEADLINE_S):
+        sock = await asyncio.to_thread(_connect, address)
+    sock.setblocking(False)
+    closed: asyncio.Future[str] = loop.create_future()
+    connection: Connection[ToWorker] = Connection(
+        ToWorker,
+        driver.master_said,
+        lambda reason: None if closed.done() else closed.set_result(reason),
+    )
+    transport, _ = await loop.create_connection(lambda: connection, sock=sock)
+    transport.write(CONTROL_PREFACE)
+    driver.tell = connection.send
+    driver.feed(Linked())
+    try:
+        while not closed.done():
+            await asyncio.wait({closed}, timeout=SWEEP_S)
+            if connection.is_stuck():
+                connection.close("an unfinished frame")
+        _log.warning("the connection to the master ended: %s", closed.result())
+    finally:
+        driver.tell = lambda message: None
+        driver.feed(Unlinked())
+        transport.abort()
+
+
+def _connect(address: tuple[str, int]) -> socket.socket:
+    sock = socket.create_connection(address, timeout=CONNECT_DEADLINE_S)
+    tune(sock, SILENCE_S)
+    return sock
+
+
+def _raise_descriptor_limit() -> None:
+    """Three descriptors a process under watch: as many as we are allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

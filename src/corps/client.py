@@ -51,7 +51,6 @@ COMMAND_PATIENCE_S = 10.0
 READ_PATIENCE_S = 2.0
 RETRY_S = 0.1
 ANSWER_MAX_BYTES = 512 << 20
-LOG_CHUNK_BYTES = 1 << 20
 UNIX_PATH_MAX_BYTES = 107  # sun_path of unix(7), without the final NUL
 EVENTS_LIMIT = 1_000
 
@@ -61,13 +60,14 @@ _RESULT: msgspec.json.Decoder[AnyResult] = msgspec.json.Decoder(AnyResult)
 
 
 class LogSlice(msgspec.Struct, frozen=True, kw_only=True):
-    """Which bytes of which log. `attempt` None: the present one; `offset` < 0: from the end."""
+    """Which bytes of which log. `attempt` None: the present one; `offset` < 0: from the end;
+    `limit_bytes` None: as many as the master sends at once."""
 
     instance: str
     stream: str = "stdout"
     attempt: int | None = None
     offset: int = 0
-    limit_bytes: int = LOG_CHUNK_BYTES
+    limit_bytes: int | None = None
 
 
 class Client:
@@ -126,9 +126,9 @@ class Client:
     def submit(self, command: AnyCommand, expected: type[T], id: CommandId | None = None) -> T:
         """Carry out a command and wait for its result, however long that takes.
 
-        The same `id` with the same command has one effect and one answer. While it lasts (and
-        after an error or ctrl-C) `under_way` is the id. Raises TimedOut when the master was
-        reached and then gone for COMMAND_PATIENCE_S: nobody knows then what came of it.
+        The same `id` with the same command has one effect and one answer. Meanwhile, and after
+        ctrl-C, `under_way` is the id. Raises TimedOut when the master was reached and then gone
+        for COMMAND_PATIENCE_S: nobody knows then what came of it.
         """
         submission = Submission(id=id or os.urandom(16).hex(), command=command)
         try:
@@ -147,6 +147,9 @@ class Client:
                 f"{error.message}: the outcome is unknown; command id {submission.id}",
                 command=submission.id,
             ) from error
+        except CorpsError:
+            self.under_way = None
+            raise
         self.under_way = None
         if not isinstance(result, expected):
             raise ProtocolError(f"the master answered {type(result).__name__} to a command")
@@ -198,14 +201,9 @@ class Client:
 
         The chunk may begin after the offset asked for: what is older is gone then.
         """
-        query: list[tuple[str, str | int | float]] = [
-            ("stream", slice.stream),
-            ("offset", slice.offset),
-            ("limit_bytes", slice.limit_bytes),
-            ("wait_s", wait_s),
-        ]
-        if slice.attempt is not None:
-            query.append(("attempt", slice.attempt))
+        wanted = {name: getattr(slice, name) for name in slice.__struct_fields__[1:]}
+        query = [(name, value) for name, value in wanted.items() if value is not None]
+        query.append(("wait_s", wait_s))
         path = f"/v1/instances/{quote(slice.instance, safe='')}/log"
         answer = self._ask(_Request("GET", path, query, None, wait_s))
         return _log_chunk(answer), answer.body
@@ -224,10 +222,7 @@ class Client:
         while True:
             try:
                 answer = self._connection.exchange(request, patience)
-            except BaseException as error:
-                self._connection.close()  # half an exchange may be on it, after ctrl-C too
-                if not isinstance(error, _Lost):
-                    raise
+            except _Lost as error:
                 patience.wait(error)
                 continue
             if not 200 <= answer.status < 300:
@@ -251,20 +246,13 @@ def socket_path(server: Settings | Path | str) -> Path:
 
 def connect_unix(path: Path) -> socket.socket:
     """A connected stream socket; `path` may be longer than sun_path, unix(7)."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if len(os.fsencode(path)) <= UNIX_PATH_MAX_BYTES:
+        return _connected(os.fspath(path))
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if len(os.fsencode(path)) <= UNIX_PATH_MAX_BYTES:
-            _connect(connection, os.fspath(path))
-            return connection
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            _connect(connection, f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.close(directory)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        return _connected(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -329,36 +317,47 @@ class _Connection(http.client.HTTPConnection):
             self.close()
         if self.sock is None:
             self.connect()
-        patience.has_reached = True
+        patience.has_reached, is_whole = True, False
         self.sock.settimeout(request.wait_s + self._answer_s)
-        path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
-        headers = {"Content-Type": "application/json"} if request.body is not None else {}
         try:
-            self.request(request.method, path, request.body, headers)
-            with self.getresponse() as response:
-                body = response.read(ANSWER_MAX_BYTES + 1)
+            answer = self._exchange(request)
+            is_whole = True
         except TimeoutError as error:
             waited = f"within {request.wait_s + self._answer_s:g} s"
             raise TimedOut(f"no answer from unix://{self._path} {waited}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise _Lost(f"lost the master at unix://{self._path}: {reason}") from error
+        finally:
+            if not is_whole:  # half an exchange is on it, after ctrl-C too
+                self.close()
+        patience.lost_at = None
+        return answer
+
+    def _exchange(self, request: _Request) -> _Answer:
+        path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
+        headers = {} if request.body is None else {"Content-Type": "application/json"}
+        self.request(request.method, path, request.body, headers)
+        with self.getresponse() as response:
+            body = response.read(ANSWER_MAX_BYTES + 1)
         if len(body) > ANSWER_MAX_BYTES:
             raise ProtocolError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
-        patience.lost_at = None
         return _Answer(response.status, response.headers, body)
 
 
-def _connect(connection: socket.socket, address: str) -> None:
+def _connected(address: str) -> socket.socket:
     """A full queue answers EAGAIN at once, however long the timeout: unix(7)."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     for _ in range(int(CONNECT_S / RETRY_S)):
-        try:
-            connection.connect(address)
-        except BlockingIOError:
-            time.sleep(RETRY_S)
-        else:
-            return
-    raise TimeoutError(errno.EAGAIN, "its queue is full")
+        code = connection.connect_ex(address)
+        if code != errno.EAGAIN:
+            break
+        time.sleep(RETRY_S)
+    if code:
+        connection.close()
+        raise OSError(code, os.strerror(code))
+    connection.setblocking(True)
+    return connection
 
 
 def _is_stale(connection: socket.socket) -> bool:

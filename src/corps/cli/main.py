@@ -8,7 +8,6 @@ import sys
 
 from corps.cli import render, tree
 from corps.cli.operator import Operator
-from corps.errors import CorpsError
 
 CLOSED_EXIT_CODE = 141  # what a shell says of a program that SIGPIPE ended
 
@@ -27,8 +26,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_EXIT_CODE
     except Exception as bug:
-        render.bug(bug)
-        return CorpsError.exit_code
+        return render.bug(bug)
     finally:
         operator.close()
     return status

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
+from corps.cli import render
 from corps.cli.vocabulary import Vocabulary
 from corps.client import Client
+from corps.clock import Clock
 from corps.config import Settings, load_settings
-from corps.errors import Failed, Malformed
+from corps.errors import Failed, Malformed, Unavailable
+
+T = TypeVar("T")
+AWAY_MAX_S = 10.0
+AGAIN_S = 0.2
 
 
 class Operator:
@@ -34,10 +43,11 @@ class Operator:
             self._client = Client(self.settings)
         return self._client
 
-    @property
-    def under_way(self) -> str | None:
-        """The id of the command that is being waited for."""
-        return self._client.under_way if self._client else None
+    def interrupted(self) -> None:
+        """Say what goes on although nobody waits for it any more."""
+        if self._client is not None and self._client.under_way is not None:
+            id, self._client.under_way = self._client.under_way, None
+            render.error(f"command {id} goes on; 'corps events' tells what comes of it")
 
     def elsewhere(self, **flags: str | None) -> Operator:
         """The same operator with another master, for one command."""
@@ -60,3 +70,17 @@ def ask(question: str) -> None:
         raise Malformed(f"not without -y, as nobody can be asked: {question}")
     if not click.confirm(f"{question}?", err=True):
         raise Failed("nothing done")
+
+
+def persist(read: Callable[[], T]) -> T:
+    """What `read` returns, repeated while master or worker is away, no longer than AWAY_MAX_S."""
+    clock = Clock()
+    deadline: float | None = None
+    while True:
+        try:
+            return read()
+        except Unavailable:
+            deadline = deadline or clock() + AWAY_MAX_S
+            if clock() > deadline:
+                raise
+        time.sleep(AGAIN_S)

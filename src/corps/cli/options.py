@@ -52,6 +52,13 @@ class Verb(click.Command):
         super().__init__(*args, **attributes)
         self.params += master_options(is_hidden=True)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.obj.interrupted()
+            raise
+
 
 def verb(name: str) -> Callable[[Callable[..., Any]], Verb]:
     return click.command(name, cls=Verb)

@@ -9,13 +9,14 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 import msgspec
 
 from corps.cli.escape import escape_json, escape_line
-from corps.errors import Failed
+from corps.errors import CorpsError, Failed
 
 Row = TypeVar("Row")
 MISSING = "-"
@@ -71,6 +72,15 @@ def show(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
             _table([c.title for c in columns], cells)
 
 
+def show_more(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
+    """Rows of a listing that has no end: one line each."""
+    if output in (Output.JSONL, Output.NAME):
+        show(rows, listing, output)
+        return
+    columns = [c for c in listing.columns if output is Output.WIDE or not c.is_wide]
+    write_lines("  ".join(c.cell(row) for c in columns) for row in rows)
+
+
 def write_json(value: object, *, is_line: bool = False) -> None:
     """JSON on stdout: indented on a terminal, where nothing in it is obeyed; else one line."""
     data = msgspec.json.encode(value)
@@ -97,19 +107,21 @@ def write(data: bytes) -> None:
 
 def note(text: str) -> None:
     """One line for the operator, on stderr."""
-    print(escape_line(text), file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that is gone must not keep us from ending
+        print(escape_line(text), file=sys.stderr, flush=True)
 
 
 def error(text: str) -> None:
     note(f"corps: {text}")
 
 
-def bug(error: BaseException) -> None:
-    """What a bug report needs."""
+def bug(error: Exception) -> int:
+    """Tell what a bug report needs; the exit status."""
     import traceback  # noqa: PLC0415  # 10 ms that only a bug costs
 
     print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
     note(f"corps: a bug, please report it: {type(error).__name__}: {error}")
+    return CorpsError.exit_code
 
 
 def in_colour(text: str, number: int) -> str:
@@ -169,8 +181,8 @@ def _table(titles: list[str], rows: list[list[str]]) -> None:
 
 def _rich_table(titles: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console  # noqa: PLC0415  # 60 ms that only a drawn table costs
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415  # as above
+    from rich.text import Text  # noqa: PLC0415  # as above
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:

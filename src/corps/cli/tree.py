@@ -75,7 +75,10 @@ tree = Tree(
 
 
 def run(arguments: list[str], operator: Operator) -> int:
-    """Carry out one command line; its exit status. Every error has been told on stderr."""
+    """Carry out one command line; its exit status. Every error has been told on stderr.
+
+    Raise BrokenPipeError when stdout is closed, and whatever a bug raises.
+    """
     try:
         return _run(arguments, operator)
     except CorpsError as error:

@@ -1,0 +1,287 @@
+"""launch, ps, stop, kill, signal, rm, usage, why: instances and what came of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TypeAlias, TypedDict, Unpack
+
+import click
+
+from corps.cli import render
+from corps.cli.moment import unix
+from corps.cli.operator import Operator
+from corps.cli.options import (
+    ARTIFACT,
+    CHILD,
+    SELECTOR,
+    TARGET,
+    Aim,
+    aimed,
+    is_dead,
+    is_live,
+    output_option,
+    verb,
+)
+from corps.cli.render import MISSING, Column, Listing, Output
+from corps.clock import Clock
+from corps.errors import Failed, Invalid, TimedOut, Unavailable
+from corps.model.command import COUNT_MAX, GRACE_MAX_S, Launch
+from corps.model.instance import InstanceState
+from corps.model.name import split_instance_id
+from corps.model.spec import check_env_pair, parse_signal
+from corps.model.view import InstanceUsageView, InstanceView, WhyView, WorkerUsageView
+
+SPAWN_FAILED = "spawn_failed"
+
+
+class LaunchOptions(TypedDict):
+    name: str
+    on: str | None
+    count: int | None
+    env: tuple[str, ...]
+    cwd: str | None
+    args: tuple[str, ...]
+    output: Output
+
+
+@verb("launch")
+@click.argument("name", type=ARTIFACT)
+@click.argument("args", nargs=-1, metavar="[-- ARG...]")
+@click.option("--on", type=SELECTOR, metavar="SELECTOR", help="Workers: w1,w3 w[1-8] zone=a all.")
+@click.option("--count", type=click.IntRange(1, COUNT_MAX), help="How many, in all.")
+@click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable.")
+@click.option("--cwd", metavar="DIR", help="Start in this directory, an absolute path.")
+@output_option
+@click.pass_obj
+def launch(operator: Operator, **options: Unpack[LaunchOptions]) -> None:
+    """Start instances of an artifact: NAME or NAME@DIGEST.
+
+    Without --count: one on each worker of --on; without --on too: one in all. Answers with
+    instance, worker and pid, or the exact reason why not (exit status 1).
+    """
+    rows = operator.client.launch(
+        Launch(
+            artifact=options["name"],
+            on=options["on"],
+            count=options["count"],
+            args=options["args"],
+            env=_environment(options["env"]),
+            cwd=options["cwd"],
+        )
+    )
+    render.show(rows, LAUNCHED, options["output"])
+    for row in rows:
+        if row.death is not None and row.death.kind == SPAWN_FAILED:
+            render.error(f"{row.id} on {row.worker}: {row.death.message}")
+    failed = sum(row.death is not None and row.death.kind == SPAWN_FAILED for row in rows)
+    if failed:
+        raise Failed(f"{failed} of {len(rows)} instances did not start")
+    _check_known(rows)
+
+
+@verb("ps")
+@click.argument("targets", nargs=-1, type=TARGET, metavar="[TARGET...]")
+@click.option("-a", "--all", "with_dead", is_flag=True, help="Dead ones too.")
+@output_option
+@click.pass_obj
+def ps(operator: Operator, targets: tuple[str, ...], with_dead: bool, output: Output) -> None:
+    """List instances with pid, state and reason of death."""
+    render.show(operator.client.instances(targets, with_dead=with_dead), INSTANCES, output)
+
+
+@verb("stop")
+@aimed
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, GRACE_MAX_S),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between SIGINT and SIGKILL.",
+)
+@output_option
+@click.pass_obj
+def stop(operator: Operator, aim: Aim, grace: float, output: Output) -> None:
+    """SIGINT, then SIGKILL after the grace; says which one ended it."""
+    ids = aim.find(operator, "stop", is_live)
+    _report(operator.client.stop(ids, grace) if ids else (), output)
+
+
+@verb("kill")
+@aimed
+@output_option
+@click.pass_obj
+def kill(operator: Operator, aim: Aim, output: Output) -> None:
+    """SIGKILL now."""
+    ids = aim.find(operator, "kill", is_live)
+    _report(operator.client.kill(ids) if ids else (), output)
+
+
+@verb("signal")
+@click.argument("signal", metavar="SIG")
+@aimed
+@output_option
+@click.pass_obj
+def signal(operator: Operator, aim: Aim, signal: str, output: Output) -> None:
+    """Send any signal: INT, SIGINT or 2."""
+    number = parse_signal(signal)
+    ids = aim.find(operator, f"send {signal} to", is_live)
+    _report(operator.client.signal(ids, number) if ids else (), output)
+
+
+@verb("rm")
+@aimed
+@output_option
+@click.pass_obj
+def rm(operator: Operator, aim: Aim, output: Output) -> None:
+    """Forget dead instances and their logs."""
+    ids = aim.find(operator, "forget", is_dead)
+    removed = operator.client.remove(ids) if ids else ()
+    if not removed:
+        render.note("no dead instance")
+    render.show([{"id": id} for id in removed], REMOVED, output)
+    kept = sorted({id for id in ids if split_instance_id(id)} - set(removed))
+    if kept:
+        raise Unavailable(f"not forgotten: {' '.join(kept)}: their workers do not answer")
+
+
+@verb("usage")
+@click.argument("targets", nargs=-1, type=CHILD, metavar="[WORKER or TARGET...]")
+@output_option
+@click.pass_obj
+def usage(operator: Operator, targets: tuple[str, ...], output: Output) -> None:
+    """CPU time and maximum resident set of all children, per worker and per instance.
+
+    The table has a row for each instance when TARGETs are given or with -o wide.
+    """
+    rows = operator.client.usage(targets)
+    if output in (Output.JSON, Output.JSONL):
+        render.show(rows, USAGE_OF_WORKERS, output)
+        return
+    detailed = bool(targets) or output is Output.WIDE
+    lines: list[UsageLine] = []
+    for row in rows:
+        lines.append((row, None))
+        lines.extend((row, child) for child in row.instances if detailed)
+    render.show(lines, USAGE, output)
+
+
+@verb("why")
+@click.argument("targets", nargs=-1, type=TARGET, required=True, metavar="TARGET...")
+@output_option
+@click.pass_obj
+def why(operator: Operator, targets: tuple[str, ...], output: Output) -> None:
+    """Tell how it came to where it is now: placed, launched, died, by whom."""
+    rows = operator.client.why(targets)
+    if output not in (Output.TABLE, Output.WIDE):
+        render.show(rows, STORIES, output)
+        return
+    for row in rows:
+        instance = row.instance
+        lines = [f"{event.at}  {event.message}" for event in row.story]
+        lines.append(f"now: {instance.id} on {instance.worker} is {state_of(instance)}")
+        render.write_lines(lines)
+
+
+def state_of(row: InstanceView) -> str:
+    """What the operating system says while it lives, else the state and reason."""
+    if row.death is not None:
+        return f"{row.state}: {row.death.message}"
+    if row.state == InstanceState.RUNNING:
+        return row.os_state or row.state
+    return f"{row.state} ({row.os_state})" if row.os_state else row.state
+
+
+def _report(rows: Sequence[InstanceView], output: Output) -> None:
+    if not rows:
+        render.note("no live instance")
+    render.show(rows, LAUNCHED, output)
+    _check_known(rows)
+
+
+def _check_known(rows: Sequence[InstanceView]) -> None:
+    unknown = [row for row in rows if row.state == InstanceState.UNKNOWN]
+    for row in unknown:
+        render.error(f"{row.id}: its worker {row.worker} does not answer")
+    if unknown:
+        raise TimedOut(f"what became of {len(unknown)} of {len(rows)} instances is unknown yet")
+
+
+def _environment(pairs: Sequence[str]) -> dict[str, str]:
+    environment: dict[str, str] = {}
+    for pair in pairs:
+        name, value = check_env_pair(pair)
+        if name in environment:
+            raise Invalid(f"variable {name!r} is given twice", field="env")
+        environment[name] = value
+    return environment
+
+
+def _ran(row: InstanceView) -> str:
+    """How long it ran, or has been running."""
+    if row.started_at is None:
+        return MISSING
+    ended = Clock()() if row.ended_at is None else unix(row.ended_at)
+    return render.duration(max(0.0, ended - unix(row.started_at)))
+
+
+def _cpu(row: InstanceView) -> str:
+    user_s, system_s = row.usage.cpu_user_s, row.usage.cpu_system_s
+    return MISSING if user_s is None or system_s is None else render.duration(user_s + system_s)
+
+
+UsageLine: TypeAlias = tuple[WorkerUsageView, InstanceUsageView | None]
+
+
+def _usage_of(line: UsageLine) -> WorkerUsageView | InstanceUsageView:
+    worker, child = line
+    return child or worker
+
+
+INSTANCES: Listing[InstanceView] = Listing(
+    lambda row: row.id,
+    (
+        Column("INSTANCE", lambda row: row.id),
+        Column("WORKER", lambda row: row.worker),
+        Column("PID", lambda row: render.number(row.pid)),
+        Column("ATTEMPT", lambda row: str(row.attempt), is_wide=True),
+        Column("RAN", _ran),
+        Column("CPU", _cpu),
+        Column("MAX RSS", lambda row: render.size(row.usage.max_rss_bytes)),
+        Column("RSS", lambda row: render.size(row.usage.rss_bytes), is_wide=True),
+        Column("STARTED", lambda row: row.started_at or MISSING, is_wide=True),
+        Column("ENDED", lambda row: row.ended_at or MISSING, is_wide=True),
+        Column("DIGEST", lambda row: render.short(row.digest), is_wide=True),
+        Column("STATE", state_of),
+        Column("ARGUMENTS", lambda row: shlex.join(row.args), is_wide=True),
+    ),
+)
+LAUNCHED: Listing[InstanceView] = Listing(
+    lambda row: row.id,
+    (
+        Column("INSTANCE", lambda row: row.id),
+        Column("WORKER", lambda row: row.worker),
+        Column("PID", lambda row: render.number(row.pid)),
+        Column("DIGEST", lambda row: render.short(row.digest), is_wide=True),
+        Column("STATE", state_of),
+    ),
+)
+REMOVED: Listing[dict[str, str]] = Listing(
+    lambda row: row["id"], (Column("FORGOTTEN", lambda row: row["id"]),)
+)
+STORIES: Listing[WhyView] = Listing(lambda row: row.instance.id, ())
+USAGE_OF_WORKERS: Listing[WorkerUsageView] = Listing(lambda row: row.worker, ())
+USAGE: Listing[UsageLine] = Listing(
+    lambda line: line[1].id if line[1] else line[0].worker,
+    (
+        Column("WORKER", lambda line: line[0].worker),
+        Column("INSTANCE", lambda line: line[1].id if line[1] else MISSING),
+        Column("LIVE", lambda line: MISSING if line[1] else render.number(line[0].children_live)),
+        Column("DEAD", lambda line: MISSING if line[1] else render.number(line[0].children_dead)),
+        Column("CPU USER", lambda line: render.duration(_usage_of(line).cpu_user_s)),
+        Column("CPU SYSTEM", lambda line: render.duration(_usage_of(line).cpu_system_s)),
+        Column("MAX RSS", lambda line: render.size(_usage_of(line).max_rss_bytes)),
+        Column("RSS", lambda line: render.size(_usage_of(line).rss_bytes)),
+    ),
+)

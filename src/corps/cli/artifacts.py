@@ -1,0 +1,140 @@
+"""copy, artifacts, delete: what is on the workers to be launched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import click
+
+from corps.cli import render
+from corps.cli.operator import Operator
+from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
+from corps.cli.render import MISSING, Column, Listing, Output
+from corps.errors import Failed
+from corps.model.command import Copied, Copy
+from corps.model.name import check_name
+from corps.model.view import ArtifactView, CopyView, DeleteView
+
+COPIED = ("installed", "unchanged")
+DELETED = "removed"
+
+
+class CopyOptions(TypedDict):
+    path: str
+    name: str | None
+    entry: str | None
+    libraries: tuple[str, ...]
+    no_libs: bool
+    to: str
+    output: Output
+
+
+@verb("copy")
+@click.argument("path", type=click.Path(), metavar="PATH")
+@click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
+@click.option("--entry", metavar="FILE", help="What to execute in a directory.")
+@click.option(
+    "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
+)
+@click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
+@click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
+@output_option
+@click.pass_obj
+def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
+    """Put an executable, or a directory with --entry, on workers.
+
+    The non-system libraries it needs go with it. Sends only what is not there yet.
+    """
+    from corps.cli.upload import upload, watched  # noqa: PLC0415  # only copy needs them
+    from corps.pack.build import default_name, pack  # noqa: PLC0415  # as above
+
+    operator.client.status()  # nothing is read and hashed for a master that is not there
+    path = Path(options["path"])
+    name = check_name("artifact", options["name"] or default_name(path))
+    packed = pack(
+        path,
+        entry=options["entry"],
+        libraries=[Path(library) for library in options["libraries"]],
+        with_libraries=not options["no_libs"],
+    )
+    for warning in packed.warnings:
+        render.note(f"corps: warning: {warning}")
+    digest = upload(operator.client, packed)
+    with watched(operator.client):
+        rows = operator.client.submit(Copy(name=name, digest=digest, to=options["to"]), Copied)
+    render.show(rows.workers, COPIES, options["output"])
+    failed = [row for row in rows.workers if row.result not in COPIED]
+    for row in failed:
+        render.error(f"{row.artifact} is not on {row.worker}: {row.result}")
+    if failed:
+        raise Failed(f"{len(failed)} of {len(rows.workers)} workers do not have {name}")
+
+
+@verb("artifacts")
+@output_option
+@click.pass_obj
+def artifacts(operator: Operator, output: Output) -> None:
+    """List what is copied, where, how big."""
+    render.show(operator.client.artifacts(), ARTIFACTS, output)
+
+
+@verb("delete")
+@click.argument("artifact", type=ARTIFACT, metavar="NAME[@DIGEST]")
+@click.option("--from", "workers", type=SELECTOR, default="all", metavar="SELECTOR")
+@click.option("-y", "--yes", is_flag=True, help="Accepted; nothing that runs is touched.")
+@output_option
+@click.pass_obj
+def delete(operator: Operator, artifact: str, workers: str, yes: bool, output: Output) -> None:
+    """Remove an executable and the libraries no other artifact needs.
+
+    Refused while an instance of it lives.
+    """
+    rows = operator.client.delete(artifact, workers)
+    render.show(rows, DELETES, output)
+    failed = [row for row in rows if row.result != DELETED]
+    for row in failed:
+        render.error(f"{row.artifact} on {row.worker}: {row.result}")
+    if failed:
+        raise Failed(f"{artifact} is still on {len(failed)} of {len(rows)} workers")
+
+
+def key(row: ArtifactView | CopyView | DeleteView) -> str:
+    """`NAME@DIGEST`, as `launch` and `delete` take it."""
+    name = row.name if isinstance(row, ArtifactView) else row.artifact
+    return f"{name}@{row.digest}"
+
+
+ARTIFACTS: Listing[ArtifactView] = Listing(
+    key,
+    (
+        Column("ARTIFACT", lambda row: row.name),
+        Column("DIGEST", lambda row: render.short(row.digest)),
+        Column("SIZE", lambda row: render.size(row.size_bytes)),
+        Column("FILES", lambda row: str(len(row.files))),
+        Column("WORKERS", lambda row: " ".join(row.workers) or MISSING),
+        Column("CONTENT", lambda row: " ".join(f.path for f in row.files[:20]), is_wide=True),
+    ),
+)
+COPIES: Listing[CopyView] = Listing(
+    lambda row: row.worker,
+    (
+        Column("WORKER", lambda row: row.worker),
+        Column("ARTIFACT", lambda row: row.artifact),
+        Column("DIGEST", lambda row: render.short(row.digest)),
+        Column("SENT", lambda row: render.size(row.bytes_sent)),
+        Column("SIZE", lambda row: render.size(row.bytes_total)),
+        Column("FILES SENT", lambda row: f"{row.files_sent} of {row.files_total}"),
+        Column("SECONDS", lambda row: render.duration(row.seconds)),
+        Column("RESULT", lambda row: row.result),
+    ),
+)
+DELETES: Listing[DeleteView] = Listing(
+    lambda row: row.worker,
+    (
+        Column("WORKER", lambda row: row.worker),
+        Column("ARTIFACT", lambda row: row.artifact),
+        Column("DIGEST", lambda row: render.short(row.digest)),
+        Column("RESULT", lambda row: row.result),
+    ),
+)

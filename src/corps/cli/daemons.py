@@ -1,0 +1,148 @@
+"""up, down, master, worker: the daemons, and a whole cluster of them on this machine."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TypedDict, Unpack
+
+import click
+
+from corps.cli import render
+from corps.cli.operator import Operator
+from corps.cli.options import verb
+from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S
+from corps.errors import Conflict, Invalid
+
+WORKERS_MAX = 64
+
+heartbeat_option = click.option(
+    "--heartbeat",
+    type=click.FloatRange(HEARTBEAT_MIN_S, HEARTBEAT_MAX_S),
+    metavar="S",
+    help="Seconds between heartbeats.",
+)
+insecure_option = click.option(
+    "--insecure-network", is_flag=True, help="Plain text beyond this machine."
+)
+
+
+class WorkerOptions(TypedDict):
+    master: str
+    token: str | None
+    name: str | None
+    labels: tuple[str, ...]
+    insecure_network: bool
+    heartbeat: float | None
+
+
+@verb("master")
+@click.option("--listen", metavar="HOST:PORT", help="Where workers dial in.")
+@click.option("--api", metavar="HOST:PORT", help="Not yet: HTTPS for operators.")
+@heartbeat_option
+@insecure_option
+@click.pass_obj
+def master(
+    operator: Operator,
+    listen: str | None,
+    api: str | None,
+    heartbeat: float | None,
+    insecure_network: bool,
+) -> None:
+    """Run the master in the foreground; prints its addresses and how workers join."""
+    from corps.master.main import run  # noqa: PLC0415  # only the daemon needs it
+    from corps.net.address import parse_address  # noqa: PLC0415  # as above
+
+    if api is not None:
+        raise Invalid("no --api yet: operators use the unix socket until there is TLS", field="api")
+    settings = operator.load(listen=listen, heartbeat_s=heartbeat)
+    parse_address(settings.listen)
+    run(settings, insecure_network=insecure_network)
+
+
+@verb("worker")
+@click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
+@click.option("--token", metavar="T", help="Not yet: to join over TLS.")
+@click.option("--name", metavar="N", help="What to be called; else the name it had, or a new one.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="For selectors.")
+@heartbeat_option
+@insecure_option
+@click.pass_obj
+def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
+    """Run a worker in the foreground; ending it leaves the apps running."""
+    from corps.model.selector import check_label  # noqa: PLC0415  # only the daemon needs it
+    from corps.net.address import parse_address  # noqa: PLC0415  # as above
+    from corps.worker.main import run  # noqa: PLC0415  # as above
+
+    if options["token"] is not None:
+        raise Invalid("no --token yet: workers join without until there is TLS", field="token")
+    _, port = parse_address(options["master"])
+    if port == 0:
+        raise Invalid(f"bad address {options['master']!r}: no master has port 0", field="master")
+    labels = dict(check_label(label) for label in options["labels"])
+    if len(labels) < len(options["labels"]):
+        raise Invalid("a label is given twice", field="label")
+    run(
+        operator.load(heartbeat_s=options["heartbeat"]),
+        master=options["master"],
+        name=options["name"],
+        labels=labels,
+        insecure_network=options["insecure_network"],
+    )
+
+
+@verb("up")
+@click.option(
+    "--workers", type=click.IntRange(1, WORKERS_MAX), default=1, show_default=True, metavar="N"
+)
+@click.option("--detach", is_flag=True, help="Return when all workers are ready.")
+@heartbeat_option
+@click.pass_obj
+def up(operator: Operator, workers: int, detach: bool, heartbeat: float | None) -> None:
+    """Start a master and N workers on this machine: w1, w2, ...
+
+    On a terminal it opens the shell. Ctrl-C or 'corps down' ends the daemons and the apps.
+    """
+    from corps.cli.local import Cluster  # noqa: PLC0415  # only up and down need it
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    names = [f"w{number}" for number in range(1, workers + 1)]
+    cluster = Cluster(operator.load(heartbeat_s=heartbeat), names)
+    cluster.start()
+    render.note(f"corps: master and {' '.join(names)} are ready in {cluster.settings.state_dir}")
+    if detach:
+        return
+    try:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            from corps.cli.shell import Shell  # noqa: PLC0415  # only a terminal needs it
+
+            Shell(operator.elsewhere(dir=cluster.settings.dir), ends_on_interrupt=True).run()
+        else:
+            cluster.watch()
+    except (KeyboardInterrupt, SystemExit):
+        pass  # asked to end, which is no failure
+    cluster.end()
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(0)
+
+
+@verb("down")
+@click.pass_obj
+def down(operator: Operator) -> None:
+    """End what 'corps up' started on this machine: apps, workers and master."""
+    from corps.cli.local import find_cluster  # noqa: PLC0415  # only up and down need it
+
+    cluster = find_cluster(operator.settings)
+    pid = cluster.master_pid
+    if pid is not None and not cluster.names:
+        raise Conflict(
+            f"the master of {operator.settings.state_dir} was not started by 'corps up': "
+            f"end it with 'kill {pid}'"
+        )
+    if cluster.end():
+        render.note("corps: ended")
+    else:
+        render.note(f"corps: nothing to end in {operator.settings.state_dir}")

@@ -1,0 +1,261 @@
+"""A whole cluster on this machine: starting its daemons, and ending them with their apps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+
+import msgspec
+
+from corps.cli import render
+from corps.cli.lock import holder, keeper_holder, send_to_holder
+from corps.client import Client
+from corps.clock import Clock
+from corps.config import Settings
+from corps.daemon import write_atomically
+from corps.errors import Conflict, Failed, TimedOut, Unavailable
+from corps.model.instance import InstanceState
+from corps.model.worker import WorkerState
+
+READY_S = 20.0
+LOOK_S = 0.02
+WATCH_S = 0.2
+GRACE_S = 10.0
+ENDED_S = 10.0
+KILLED_S = 5.0
+TAIL_LINES = 20
+TAIL_BYTES = 16 << 10
+UP = "up.json"
+MASTER = "master"
+ANY_PORT = "127.0.0.1:0"
+
+
+class Cluster:
+    """The master of a state directory and some of its workers, each a process of its own."""
+
+    def __init__(self, settings: Settings, names: Sequence[str]) -> None:
+        self.settings = settings
+        self.names = tuple(names)
+        self.client = Client(settings.api_socket)
+        self._clock = Clock()
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def master_pid(self) -> int | None:
+        return holder(self._lock(MASTER))
+
+    def start(self) -> None:
+        """Returns when every worker is ready. Raise Conflict, or Failed having ended it again."""
+        pid = self.master_pid
+        if pid is not None:
+            raise Conflict(
+                f"a master already runs on {self.settings.state_dir}, pid {pid}: "
+                "end it with 'corps down', or use another --dir"
+            )
+        is_up = False
+        try:
+            self._start_master()
+            text = msgspec.json.encode(self.names).decode()
+            write_atomically(self.settings.state_dir / UP, f"{text}\n")
+            self._start_workers()
+            is_up = True
+        finally:
+            if not is_up:
+                self._abandon()
+
+    def end(self) -> bool:
+        """Stop every app, then end workers, keepers and master. False: nothing was there to end."""
+        held = dict(self._held())
+        if not held:
+            (self.settings.state_dir / UP).unlink(missing_ok=True)
+            return False
+        if MASTER not in held:
+            render.note("corps: the master is gone; starting it again to end all in order")
+            self._start_master()
+            with suppress(Failed):
+                self._await(self._are_ready, self.names)
+        self._stop_apps()
+        self.client.shutdown(self.names)
+        self._await_end(ENDED_S)
+        for number in (SIGTERM, SIGKILL):
+            self._force(number)
+        (self.settings.state_dir / UP).unlink(missing_ok=True)
+        left = dict(self._held())
+        if left:
+            raise TimedOut(f"still there: {_listed(left)}")
+        return True
+
+    def watch(self) -> None:
+        """Returns when all is ended from elsewhere. Raise Failed when the master dies alone."""
+        master = self._started[MASTER]
+        while master.poll() is None:
+            time.sleep(WATCH_S)
+        self._await_end(ENDED_S)
+        if dict(self._held()):
+            self._show_log(MASTER)
+            raise Failed(
+                f"the master has ended with status {master.returncode}; workers and apps go on: "
+                "start it again with 'corps up', or end them with 'corps down'"
+            )
+
+    def _start_master(self) -> None:
+        self._spawn(MASTER, ["master", "--listen", self._listen_address()])
+        self._await(self._answers, [MASTER])
+
+    def _listen_address(self) -> str:
+        """The old address when workers of an earlier life are there to find it again."""
+        old = self.settings.master_dir / "address"
+        if any(holder(self._lock(name)) for name in self.names) and old.exists():
+            return old.read_text().strip()
+        return ANY_PORT
+
+    def _start_workers(self) -> None:
+        address = (self.settings.master_dir / "address").read_text().strip()
+        for name in self.names:
+            if holder(self._lock(name)) is None:
+                self._spawn(name, ["worker", "--master", address, "--name", name])
+        self._await(self._are_ready, self.names)
+
+    def _spawn(self, name: str, arguments: list[str]) -> None:
+        log = self._log(name)
+        command = [sys.executable, "-P", "-m", "corps.cli.main", "--dir", self.settings.dir]
+        try:
+            log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                self._started[name] = subprocess.Popen(
+                    [*command, *arguments, "--heartbeat", str(self.settings.heartbeat_s)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise Unavailable(f"cannot start {name}: {error}") from error
+
+    def _answers(self) -> bool:
+        try:
+            self.client.status()
+        except Unavailable:
+            return False
+        return True
+
+    def _are_ready(self) -> bool:
+        ready = {w.name for w in self.client.workers() if w.state == WorkerState.READY}
+        return ready.issuperset(self.names)
+
+    def _await(self, is_so: Callable[[], bool], names: Sequence[str]) -> None:
+        """Until it is so. Raise Failed when one of `names` dies or READY_S is over."""
+        deadline = self._clock() + READY_S
+        while not is_so():
+            for name in names:
+                process = self._started.get(name)
+                if process is not None and process.poll() is not None:
+                    self._show_log(name)
+                    raise Failed(f"{name} ended with status {process.returncode}; see above")
+            if self._clock() > deadline:
+                for name in names:
+                    self._show_log(name)
+                raise Failed(f"{' '.join(names)} not ready within {READY_S:g} s; see above")
+            time.sleep(LOOK_S)
+
+    def _show_log(self, name: str) -> None:
+        log = self._log(name)
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        render.note(f"the end of {log}:")
+        for line in lines:
+            render.note(f"  {line}")
+
+    def _stop_apps(self) -> None:
+        """SIGINT and grace for all; the second ctrl-C makes it SIGKILL."""
+        rows = self.client.instances()
+        ids = [row.id for row in rows if row.state != InstanceState.DEAD]
+        if not ids:
+            return
+        render.note(f"corps: stopping {len(ids)} instances (grace {GRACE_S:g} s)")
+        try:
+            rows = list(self.client.stop(ids, GRACE_S))
+        except KeyboardInterrupt:
+            rows = list(self.client.kill(ids))
+        unknown = [row.id for row in rows if row.state != InstanceState.DEAD]
+        if unknown:
+            render.error(f"what became of {' '.join(unknown)} is unknown: their workers are lost")
+
+    def _await_end(self, seconds: float) -> None:
+        deadline = self._clock() + seconds
+        while self._clock() < deadline:
+            for process in self._started.values():
+                process.poll()  # reaps it: a zombie still answers to its pid
+            if not any(True for _ in self._held()):
+                return
+            time.sleep(LOOK_S)
+
+    def _force(self, number: Signals) -> None:
+        """For what did not end when asked. A keeper that still has children ignores SIGTERM."""
+        held = dict(self._held())
+        for title in held:
+            render.note(f"corps: {title} is still there: sending {number.name}")
+        for path, find in self._locks().values():
+            send_to_holder(path, find, number)
+        if held:
+            self._await_end(KILLED_S)
+
+    def _abandon(self) -> None:
+        """End what a failed start has begun; what was there before it stays."""
+        for process in self._started.values():
+            process.terminate()
+        for process in self._started.values():
+            try:
+                process.wait(KILLED_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for name in self._started:
+            if name != MASTER:  # it ignores SIGTERM while it has children
+                send_to_holder(self._keeper_lock(name), keeper_holder, SIGTERM)
+        self._await_end(KILLED_S)
+
+    def _held(self) -> Iterable[tuple[str, int]]:
+        for title, (path, find) in self._locks().items():
+            pid = find(path)
+            if pid is not None:
+                yield title, pid
+
+    def _locks(self) -> dict[str, tuple[Path, Callable[[Path], int | None]]]:
+        locks: dict[str, tuple[Path, Callable[[Path], int | None]]] = {}
+        locks[MASTER] = (self._lock(MASTER), holder)
+        for name in self.names:
+            locks[f"worker {name}"] = (self._lock(name), holder)
+            locks[f"keeper of {name}"] = (self._keeper_lock(name), keeper_holder)
+        return locks
+
+    def _directory(self, name: str) -> Path:
+        return self.settings.master_dir if name == MASTER else self.settings.worker_dir(name)
+
+    def _lock(self, name: str) -> Path:
+        return self._directory(name) / "lock"
+
+    def _keeper_lock(self, name: str) -> Path:
+        return self._directory(name) / "keeper.lock"
+
+    def _log(self, name: str) -> Path:
+        return self._directory(name) / "log"
+
+
+def find_cluster(settings: Settings) -> Cluster:
+    """The one that `corps up` started on this directory; without workers if it did not."""
+    try:
+        names = msgspec.json.decode((settings.state_dir / UP).read_bytes(), type=list[str])
+    except (OSError, msgspec.DecodeError):
+        names = []
+    return Cluster(settings, names)
+
+
+def _listed(held: dict[str, int]) -> str:
+    return ", ".join(f"{title} (pid {pid})" for title, pid in held.items())

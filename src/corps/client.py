@@ -47,7 +47,6 @@ from corps.model.name import CommandId
 CONNECT_S = 2.0
 ANSWER_S = 10.0
 WAIT_S = 30.0
-COMMAND_PATIENCE_S = 10.0
 READ_PATIENCE_S = 2.0
 RETRY_S = 0.1
 ANSWER_MAX_BYTES = 512 << 20
@@ -55,6 +54,7 @@ UNIX_PATH_MAX_BYTES = 107  # sun_path of unix(7), without the final NUL
 EVENTS_LIMIT = 1_000
 
 T = TypeVar("T")
+Server: TypeAlias = Settings | Path | str
 Query: TypeAlias = Sequence[tuple[str, str | int | float]]
 _RESULT: msgspec.json.Decoder[AnyResult] = msgspec.json.Decoder(AnyResult)
 
@@ -79,10 +79,11 @@ class Client:
     """
 
     def __init__(
-        self, server: Settings | Path | str | None = None, *, answer_s: float = ANSWER_S
+        self, server: Server | None = None, *, answer_s: float = ANSWER_S, patience_s: float = 10.0
     ) -> None:
         self.socket_path = socket_path(load_settings() if server is None else server)
         self.under_way: CommandId | None = None
+        self._patience_s = patience_s
         self._connection = _Connection(self.socket_path, answer_s)
         self._clock = Clock()
 
@@ -128,7 +129,7 @@ class Client:
 
         The same `id` with the same command has one effect and one answer. Meanwhile, and after
         ctrl-C, `under_way` is the id. Raises TimedOut when the master was reached and then gone
-        for COMMAND_PATIENCE_S: nobody knows then what came of it.
+        for `patience_s`: nobody knows then what came of it.
         """
         submission = Submission(id=id or os.urandom(16).hex(), command=command)
         try:
@@ -136,7 +137,7 @@ class Client:
         except UnicodeEncodeError as error:
             raise Invalid(f"not UTF-8: {error.object[:80]!a}") from error
         request = _Request("POST", "/v1/commands", [("wait_s", WAIT_S)], body, WAIT_S)
-        patience = _Patience(COMMAND_PATIENCE_S, self._clock)
+        patience = _Patience(self._patience_s, self._clock)
         result: AnyResult = Accepted(id=submission.id)
         self.under_way = submission.id
         try:
@@ -230,7 +231,7 @@ class Client:
             return answer
 
 
-def socket_path(server: Settings | Path | str) -> Path:
+def socket_path(server: Server) -> Path:
     """Where a master's API listens. Raise Invalid for what is not `unix:///path`."""
     if isinstance(server, Path):
         return server
@@ -394,5 +395,5 @@ def _log_chunk(answer: _Answer) -> view.LogChunkView:
             size_bytes=int(answer.headers["X-Corps-Size"]),
             is_final=answer.headers["X-Corps-Final"] == "1",
         )
-    except (KeyError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ProtocolError(f"bad log header: {error}") from error

@@ -1,0 +1,341 @@
+"""The transport against a real HTTP server on a real unix socket that answers as it is told."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+import pytest
+
+from corps.client import Client, LogSlice, socket_path
+from corps.clock import Clock
+from corps.config import Settings
+from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, TimedOut, Unavailable
+from corps.model.command import Accepted, Failure, Instances, Kill, Removed, Submission
+from corps.model.view import LogChunkView, WorkerView
+from tests.support.waiting import until
+
+WORKER = WorkerView(
+    name="w1",
+    address="127.0.0.1:1",
+    state="ready",
+    last_seen_s=0.1,
+    instances=0,
+    labels={},
+    cpu_count=2,
+    memory_bytes=1,
+    version="0",
+)
+
+
+class Answer(msgspec.Struct):
+    """What the server does with one request. `body` None: it hangs up."""
+
+    body: object = None
+    status: int = 200
+    headers: dict[str, str] = {}
+    is_last: bool = False
+
+
+class Request(msgspec.Struct):
+    connection: int
+    method: str
+    path: str
+    query: list[tuple[str, str]]
+    body: bytes
+
+
+class Master(socketserver.ThreadingUnixStreamServer):
+    """Answers requests in the order given."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        self.answers: list[Answer] = []
+        self.requests: list[Request] = []
+        self.connections = 0
+        self.silence = threading.Event()
+        super().__init__(str(path), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Master
+
+    def setup(self) -> None:
+        self.server.connections += 1
+        self.number = self.server.connections
+        super().setup()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        url = urlsplit(self.path)
+        self.server.requests.append(
+            Request(
+                self.number, self.command, url.path, parse_qsl(url.query), self.rfile.read(length)
+            )
+        )
+        if not self.server.answers:
+            self.server.silence.wait(10)
+            return
+        answer = self.server.answers.pop(0)
+        if answer.body is None:
+            self.close_connection = True
+            return
+        body = answer.body if isinstance(answer.body, bytes) else msgspec.json.encode(answer.body)
+        self.send_response(answer.status)
+        for name, value in {**answer.headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = answer.is_last
+
+    do_POST = do_GET
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "api.sock"
+
+
+@pytest.fixture
+def master(path: Path) -> Iterator[Master]:
+    with Master(path) as master:
+        thread = threading.Thread(target=master.serve_forever, args=(0.01,))
+        thread.start()
+        yield master
+        master.silence.set()
+        master.shutdown()
+        thread.join()
+
+
+def _failure(path: Path) -> CorpsError:
+    with Client(path) as client, pytest.raises(CorpsError) as caught:
+        client.workers()
+    return caught.value
+
+
+def test_without_a_master_it_says_so_at_once(path: Path) -> None:
+    clock = Clock()
+    begun = clock()
+    error = _failure(path)
+    assert isinstance(error, Unavailable)
+    assert error.message == (
+        f"no master at unix://{path}: no such file or directory; "
+        "start one with 'corps up' or 'corps master'"
+    )
+    assert clock() - begun < 1.0
+
+
+def test_a_stale_socket_is_no_master(path: Path) -> None:
+    Master(path).server_close()
+    assert f"no master at unix://{path}: connection refused" in _failure(path).message
+
+
+def test_a_master_that_accepts_nobody_is_given_up(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf, socket.socket(socket.AF_UNIX) as filler:
+        deaf.bind(str(path))
+        deaf.listen(0)
+        filler.connect(str(path))
+        clock = Clock()
+        begun = clock()
+        assert isinstance(_failure(path), Unavailable)
+        assert clock() - begun < 2.5
+
+
+def test_server_names() -> None:
+    settings = Settings(dir="/tmp/d")
+    assert socket_path(settings) == Path("/tmp/d/master/api.sock")
+    assert socket_path("unix:///run/x.sock") == Path("/run/x.sock")
+    named = msgspec.structs.replace(settings, server="unix:///run/x.sock")
+    assert socket_path(named) == Path("/run/x.sock")
+    with pytest.raises(Invalid, match="not yet: https://m:1: only unix:// until there is TLS"):
+        socket_path("https://m:1")
+    for bad in ("", "m:7077", "unix://relative", "unix:///a\0b"):
+        with pytest.raises(Invalid, match="bad server"):
+            socket_path(bad)
+
+
+def test_a_path_longer_than_sun_path(tmp_path: Path) -> None:
+    directory = tmp_path.joinpath(*(["d" * 60] * 4))
+    directory.mkdir(parents=True)
+    short = tmp_path / "s"
+    with Master(short) as master:
+        threading.Thread(target=master.handle_request, daemon=True).start()
+        short.rename(directory / "api.sock")
+        master.answers.append(Answer([], is_last=True))
+        with Client(directory / "api.sock") as client:
+            assert client.workers() == []
+
+
+def test_reads_are_decoded_and_share_a_connection(path: Path, master: Master) -> None:
+    master.answers += [Answer([WORKER]), Answer([]), Answer([])]
+    with Client(f"unix://{path}") as client:
+        assert client.workers() == [WORKER]
+        assert client.instances(["web", "db.1"], with_dead=True) == []
+        assert client.audit(since=1.5) == []
+    assert [request.connection for request in master.requests] == [1, 1, 1]
+    assert master.requests[1].query == [("target", "web"), ("target", "db.1"), ("dead", "1")]
+    assert master.requests[2].query == [("since", "1.5")]
+
+
+def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: Master) -> None:
+    failure = Failure(code="conflict", message="in use by web.1", details={"artifact": "web"})
+    master.answers.append(Answer(failure, status=409))
+    error = _failure(path)
+    assert type(error) is Conflict
+    assert (error.message, error.details) == ("in use by web.1", {"artifact": "web"})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(b"<html>"), Answer(b"oops", status=502), Answer([{"name": 1}]), Answer(b"\xff")],
+)
+def test_an_answer_of_another_kind_is_a_protocol_error(
+    path: Path, master: Master, answer: Answer
+) -> None:
+    master.answers.append(answer)
+    assert isinstance(_failure(path), ProtocolError)
+
+
+def test_a_read_survives_a_lost_connection(path: Path, master: Master) -> None:
+    master.answers += [Answer(None), Answer([WORKER])]
+    with Client(path) as client:
+        assert client.workers() == [WORKER]
+
+
+def test_a_connection_closed_meanwhile_is_replaced(path: Path, master: Master) -> None:
+    master.answers += [Answer([], is_last=False), Answer([])]
+    with Client(path) as client:
+        client.workers()
+        client._connection.sock.shutdown(2)
+        assert client.workers() == []
+
+
+def test_a_silent_master_times_out(path: Path, master: Master) -> None:
+    with Client(path, answer_s=0.1) as client, pytest.raises(TimedOut, match=r"within 0\.1 s"):
+        client.workers()
+
+
+def _ids(master: Master) -> set[str]:
+    bodies = [request.body for request in master.requests]
+    return {msgspec.json.decode(body, type=Submission).id for body in bodies}
+
+
+def test_a_command_not_done_yet_is_sent_again_with_its_id(path: Path, master: Master) -> None:
+    accepted = Answer(Accepted(id="x" * 32))
+    master.answers += [accepted, accepted, Answer(Removed(instances=("web.1",)))]
+    with Client(path) as client:
+        assert client.remove(["web.1"]) == ("web.1",)
+        assert client.under_way is None
+    assert len(master.requests) == 3
+    assert len(_ids(master)) == 1
+    assert master.requests[0].query == [("wait_s", "30.0")]
+
+
+def test_a_command_survives_lost_connections(path: Path, master: Master) -> None:
+    master.answers += [Answer(None), Answer(None), Answer(Instances(instances=()))]
+    with Client(path) as client:
+        assert client.kill(["web.1"]) == ()
+    assert len(_ids(master)) == 1
+
+
+def test_two_commands_have_two_ids(path: Path, master: Master) -> None:
+    done = Answer(Instances(instances=()))
+    master.answers += [done, done]
+    with Client(path) as client:
+        client.kill(["web.1"])
+        client.kill(["web.1"])
+    assert len(_ids(master)) == 2
+
+
+def test_a_command_whose_master_does_not_come_back_has_an_unknown_outcome(path: Path) -> None:
+    with Master(path) as master:
+        master.answers.append(Answer(None))
+        threading.Thread(target=master.handle_request).start()
+        failures: list[CorpsError] = []
+
+        def submit() -> None:
+            with Client(path, patience_s=0.5) as client:
+                try:
+                    client.kill(["web.1"])
+                except CorpsError as error:
+                    failures.append(error)
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        until(lambda: master.requests)
+        master.server_close()
+        thread.join()
+        (id,) = _ids(master)
+    (error,) = failures
+    assert isinstance(error, TimedOut)
+    assert error.details == {"command": id}
+    assert "the outcome is unknown" in error.message
+    assert id in error.message
+
+
+def test_a_refused_command_is_no_longer_under_way(path: Path, master: Master) -> None:
+    master.answers.append(Answer(Failure(code="not_found", message="no"), status=404))
+    with Client(path) as client:
+        with pytest.raises(CorpsError):
+            client.kill(["web.1"])
+        assert client.under_way is None
+
+
+def test_an_answer_to_another_command_is_a_protocol_error(path: Path, master: Master) -> None:
+    master.answers.append(Answer(Removed(instances=())))
+    with Client(path) as client, pytest.raises(ProtocolError):
+        client.kill(["web.1"])
+
+
+def test_a_given_id_is_used(path: Path, master: Master) -> None:
+    master.answers.append(Answer(Instances(instances=())))
+    with Client(path) as client:
+        client.submit(Kill(targets=("web.1",)), Instances, id="my-own-id")
+    assert _ids(master) == {"my-own-id"}
+
+
+def test_what_is_not_utf8_is_refused_before_it_is_sent(path: Path) -> None:
+    with Client(path) as client, pytest.raises(Invalid, match="not UTF-8"):
+        client.kill(["\udcff"])
+
+
+def test_log_bytes_come_raw_with_their_place(path: Path, master: Master) -> None:
+    headers = {
+        "X-Corps-Offset": "10",
+        "X-Corps-Next-Offset": "13",
+        "X-Corps-Size": "20",
+        "X-Corps-Final": "0",
+    }
+    master.answers += [Answer(b"\xff\x00a", headers=headers), Answer(b"x")]
+    with Client(path) as client:
+        chunk, data = client.log(LogSlice(instance="web.1", offset=-10, attempt=2), wait_s=3)
+        assert data == b"\xff\x00a"
+        assert chunk == LogChunkView(offset=10, next_offset=13, size_bytes=20, is_final=False)
+        with pytest.raises(ProtocolError, match="bad log header"):
+            client.log(LogSlice(instance="web.1"))
+    assert master.requests[0].path == "/v1/instances/web.1/log"
+    assert sorted(master.requests[0].query) == [
+        ("attempt", "2"),
+        ("offset", "-10"),
+        ("stream", "stdout"),
+        ("wait_s", "3"),
+    ]
+
+
+def test_the_path_of_a_request_is_quoted(path: Path, master: Master) -> None:
+    master.answers.append(Answer([]))
+    with Client(path) as client:
+        client.progress("../x?y")
+    assert master.requests[0].path == "/v1/progress/..%2Fx%3Fy"

@@ -7,6 +7,7 @@ root/tmp/<digest>.part    arriving, and big enough to be continued after a break
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -42,6 +43,7 @@ class BlobStore:
         self.root = root
         self.durable = durable
         self._blobs = root / "blobs"
+        self._blobs_name = str(self._blobs)  # Path is slow where blobs are small and many
         self._tmp = root / "tmp"
         self._numbers = itertools.count()
         for directory in (self._blobs, self._tmp):
@@ -50,11 +52,10 @@ class BlobStore:
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
-        check_digest(digest)
-        return self._blobs / digest[:2] / digest
+        return Path(self._name(digest))
 
     def has(self, digest: Digest) -> bool:
-        return os.path.lexists(self.path(digest))
+        return os.path.lexists(self._name(digest))
 
     def missing(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
         """Those that are not here, each once, in their order."""
@@ -70,7 +71,7 @@ class BlobStore:
     def open_blob(self, digest: Digest) -> int:
         """A file descriptor to read from; the caller closes it. Raise NotFound."""
         try:
-            return os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.open(self._name(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFound(f"no blob {digest!r} here", digest=digest) from None
         except OSError as error:
@@ -111,9 +112,10 @@ class BlobStore:
         try:
             fd = self._open_part(digest, os.O_CREAT) if _is_worth(size_bytes, resumable) else None
             if fd is not None:
-                os.ftruncate(fd, 0)
+                if os.fstat(fd).st_size:  # else ext4 would flush the file when it is closed
+                    os.ftruncate(fd, 0)
                 return BlobWriter(self, digest, fd, self._part(digest)).expect(size_bytes)
-            name = self._tmp / f"{digest}.{os.getpid()}.{next(self._numbers)}.tmp"
+            name = f"{self._tmp}/{digest}.{os.getpid()}.{next(self._numbers)}.tmp"
             fd = os.open(name, _NEW_FILE, 0o600)
         except OSError as error:
             raise disk_failure(error, f"cannot store blob {digest!r}", self._tmp) from error
@@ -121,8 +123,7 @@ class BlobStore:
 
     def resume(self, digest: Digest) -> BlobWriter | None:
         """Continue a blob that broke off, after hashing what is there; None when there is none."""
-        check_digest(digest)
-        if not self._part(digest).exists():
+        if not os.path.exists(self._part(digest)):
             return None
         try:
             fd = self._open_part(digest, 0)
@@ -136,16 +137,17 @@ class BlobStore:
 
     def partial_bytes(self, digest: Digest) -> int:
         """How much of a blob that broke off is here."""
-        check_digest(digest)
         try:
-            return self._part(digest).stat().st_size
+            return os.stat(self._part(digest)).st_size
         except FileNotFoundError:
             return 0
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob; none there is fine."""
         try:
-            self.path(digest).unlink(missing_ok=True)
+            os.unlink(self._name(digest))
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise disk_failure(error, f"cannot remove blob {digest!r}", self._blobs) from error
 
@@ -173,24 +175,31 @@ class BlobStore:
                 free_bytes=free_bytes,
             )
 
-    def place(self, temp: Path, digest: Digest) -> None:
+    def place(self, temp: str, digest: Digest) -> None:
         """Give the verified file its name. Same bytes there already: keep those, trees use them."""
         if self.has(digest):
-            temp.unlink()
+            os.unlink(temp)
             return
-        target = self.path(digest)
+        target = self._name(digest)
+        directory = os.path.dirname(target)
         try:
             os.rename(temp, target)
         except FileNotFoundError:
-            target.parent.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
             os.rename(temp, target)
             if self.durable:
-                sync_directory(self._blobs)
+                sync_directory(self._blobs_name)
         if self.durable:
-            sync_directory(target.parent)
+            sync_directory(directory)
 
-    def _part(self, digest: Digest) -> Path:
-        return self._tmp / f"{digest}.part"
+    def _name(self, digest: Digest) -> str:
+        """A digest becomes a path here, and only as 64 hexadecimal digits."""
+        check_digest(digest)
+        return f"{self._blobs_name}/{digest[:2]}/{digest}"
+
+    def _part(self, digest: Digest) -> str:
+        return f"{self._tmp}/{check_digest(digest)}.part"
 
     def _open_part(self, digest: Digest, flags: int) -> int | None:
         """The locked partial file; None when it is absent, or another writer's."""
@@ -228,13 +237,13 @@ class BlobWriter:
     """
 
     def __init__(
-        self, store: BlobStore, digest: Digest, fd: int, temp: Path, *, is_resumable: bool = True
+        self, store: BlobStore, digest: Digest, fd: int, temp: str, *, is_resumable: bool = True
     ) -> None:
         self.digest = digest
         self.received_bytes = 0
         self._store = store
         self._fd = fd
-        self._temp: Path | None = temp
+        self._temp: str | None = temp
         self._is_resumable = is_resumable
         self._size_bytes = BLOB_MAX_BYTES
         self._hash = blake3()
@@ -307,7 +316,8 @@ class BlobWriter:
     def close(self) -> None:
         temp, self._temp = self._temp, None
         if temp is not None and not (self._is_resumable and self.received_bytes):
-            temp.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(temp)
         if self._fd >= 0:
             os.close(self._fd)  # lets go of the lock, so after the unlink
             self._fd = -1
@@ -352,7 +362,7 @@ def make_directory(path: Path, mode: int) -> None:
         raise disk_failure(error, "cannot make a directory", path) from error
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: str | Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -364,7 +374,7 @@ def _is_worth(size_bytes: int, resumable: bool) -> bool:
     return resumable and size_bytes >= PART_MIN_BYTES
 
 
-def _is_same_file(fd: int, path: Path) -> bool:
+def _is_same_file(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from corps import errors
+from corps.cli.tree import MODULES
 from corps.errors import ERRORS, CorpsError
 from corps.model.instance import MOVES
 
@@ -97,9 +99,7 @@ def test_tests_wait_for_what_they_want_and_never_sleep() -> None:
 
 
 def test_the_table_of_errors_is_the_truth() -> None:
-    import corps.errors
-
-    table = corps.errors.__doc__ or ""
+    table = errors.__doc__ or ""
     rows = re.findall(r"^\| (\w+) +\| (\w+) +\| (\d+) +\| (\d+) +\|", table, re.MULTILINE)
     assert {row[0] for row in rows} == {error.__name__ for error in ERRORS.values()}
     for name, code, http, exit_code in rows:
@@ -124,8 +124,6 @@ def test_the_design_shows_every_move_of_an_instance() -> None:
 
 
 def test_every_command_is_in_the_design_with_its_help() -> None:
-    from corps.cli.tree import MODULES
-
     design = (ROOT / "docs" / "design.md").read_text()
     for name in MODULES:
         assert f"`corps {name}" in design, name

@@ -13,6 +13,8 @@ from corps.cli.operator import Operator
 from corps.cli.options import verb
 from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S
 from corps.errors import Conflict, Invalid
+from corps.model.selector import check_label
+from corps.net.address import parse_address
 
 WORKERS_MAX = 64
 
@@ -50,13 +52,12 @@ def master(
     insecure_network: bool,
 ) -> None:
     """Run the master in the foreground; prints its addresses and how workers join."""
-    from corps.master.main import run  # noqa: PLC0415  # only the daemon needs it
-    from corps.net.address import parse_address  # noqa: PLC0415  # as above
-
     if api is not None:
         raise Invalid("no --api yet: operators use the unix socket until there is TLS", field="api")
     settings = operator.load(listen=listen, heartbeat_s=heartbeat)
     parse_address(settings.listen)
+    from corps.master.main import run  # noqa: PLC0415  # half a second that only the master costs
+
     run(settings, insecure_network=insecure_network)
 
 
@@ -70,10 +71,6 @@ def master(
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     """Run a worker in the foreground; ending it leaves the apps running."""
-    from corps.model.selector import check_label  # noqa: PLC0415  # only the daemon needs it
-    from corps.net.address import parse_address  # noqa: PLC0415  # as above
-    from corps.worker.main import run  # noqa: PLC0415  # as above
-
     if options["token"] is not None:
         raise Invalid("no --token yet: workers join without until there is TLS", field="token")
     _, port = parse_address(options["master"])
@@ -82,6 +79,8 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     labels = dict(check_label(label) for label in options["labels"])
     if len(labels) < len(options["labels"]):
         raise Invalid("a label is given twice", field="label")
+    from corps.worker.main import run  # noqa: PLC0415  # what only the worker costs
+
     run(
         operator.load(heartbeat_s=options["heartbeat"]),
         master=options["master"],

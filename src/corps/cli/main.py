@@ -21,9 +21,8 @@ def main() -> int:
         if "_CORPS_COMPLETE" in os.environ:
             tree.tree.main(sys.argv[1:], tree.PROGRAM, obj=operator)
         status = tree.run(sys.argv[1:], operator)
-        render.write(b"")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        render.abandon_stdout()
         return CLOSED_EXIT_CODE
     except Exception as bug:
         return render.bug(bug)

@@ -196,7 +196,14 @@ def _rich_table(titles: list[str], rows: list[list[str]]) -> None:
         raise _cannot_write(error) from error
 
 
+def abandon_stdout() -> None:
+    """What is still buffered goes nowhere, instead of failing once more at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+
+
 def _cannot_write(error: OSError) -> Exception:
+    abandon_stdout()
     if error.errno == errno.EPIPE:
         return BrokenPipeError(errno.EPIPE, "stdout is closed")
     return Failed(f"cannot write the output: {os.strerror(error.errno or 0).lower()}")

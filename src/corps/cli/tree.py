@@ -80,7 +80,9 @@ def run(arguments: list[str], operator: Operator) -> int:
     Raise BrokenPipeError when stdout is closed, and whatever a bug raises.
     """
     try:
-        return _run(arguments, operator)
+        status = _run(arguments, operator)
+        render.write(b"")  # what click printed, while its failure can still be told
+        return status
     except CorpsError as error:
         render.error(error.message)
         return error.exit_code

@@ -63,6 +63,7 @@ class WorkerDriver:
         self._cwds: dict[AttemptKey, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers = 0
+        self._is_leaving = False
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
         self.over: asyncio.Future[None] = self._loop.create_future()
@@ -133,6 +134,7 @@ class WorkerDriver:
                 self._file = WorkerFile(state_id=self._file.state_id, cluster=effect.cluster)
                 save_worker_file(self._directory, self._file)
             case ev.Leave():
+                self._is_leaving = True
                 self._spawn_task(self._leave(effect))
             case _:
                 assert_never(effect)
@@ -286,7 +288,8 @@ class WorkerDriver:
 
     def _keeper_gone(self) -> None:
         self.feed(ev.KeeperGone())
-        self._spawn_task(self._reopen_keeper())
+        if not self._is_leaving:
+            self._spawn_task(self._reopen_keeper())
 
     async def _reopen_keeper(self) -> None:
         try:

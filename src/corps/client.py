@@ -142,6 +142,7 @@ class Client:
         self.under_way = submission.id
         try:
             while isinstance(result, Accepted):
+                patience.lost_at = None
                 result = _decode(self._ask(request, patience).body, _RESULT)
         except (_Lost, TimedOut) as error:
             raise TimedOut(
@@ -223,12 +224,12 @@ class Client:
         while True:
             try:
                 answer = self._connection.exchange(request, patience)
+                if not 200 <= answer.status < 300:
+                    raise _refusal(answer)
             except _Lost as error:
                 patience.wait(error)
-                continue
-            if not 200 <= answer.status < 300:
-                raise _refusal(answer)
-            return answer
+            else:
+                return answer
 
 
 def socket_path(server: Server) -> Path:
@@ -332,7 +333,6 @@ class _Connection(http.client.HTTPConnection):
         finally:
             if not is_whole:  # half an exchange is on it, after ctrl-C too
                 self.close()
-        patience.lost_at = None
         return answer
 
     def _exchange(self, request: _Request) -> _Answer:
@@ -383,7 +383,8 @@ def _refusal(answer: _Answer) -> CorpsError:
     try:
         failure = msgspec.json.decode(answer.body, type=Failure)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return ProtocolError(f"the master answered HTTP {answer.status} without a reason")
+        # A master that breaks down while it answers; what it had begun may be done.
+        return _Lost(f"the master broke down and answered only HTTP {answer.status}")
     return error_of(failure.code, failure.message, failure.details)
 
 

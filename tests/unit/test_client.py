@@ -199,7 +199,7 @@ def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: Master)
 
 @pytest.mark.parametrize(
     "answer",
-    [Answer(b"<html>"), Answer(b"oops", status=502), Answer([{"name": 1}]), Answer(b"\xff")],
+    [Answer(b"<html>"), Answer([{"name": 1}]), Answer(b"\xff")],
 )
 def test_an_answer_of_another_kind_is_a_protocol_error(
     path: Path, master: Master, answer: Answer
@@ -212,6 +212,23 @@ def test_a_read_survives_a_lost_connection(path: Path, master: Master) -> None:
     master.answers += [Answer(None), Answer([WORKER])]
     with Client(path) as client:
         assert client.workers() == [WORKER]
+
+
+def test_a_master_that_breaks_down_while_it_answers_is_asked_again(
+    path: Path, master: Master
+) -> None:
+    master.answers += [Answer(b"oops", status=500), Answer(Instances(instances=()))]
+    with Client(path) as client:
+        assert client.kill(["web.1"]) == ()
+    assert len(_ids(master)) == 1
+
+
+def test_a_master_that_stays_broken_leaves_the_outcome_unknown(path: Path, master: Master) -> None:
+    master.answers += [Answer(b"oops", status=500) for _ in range(20)]
+    with Client(path, patience_s=0.3) as client, pytest.raises(TimedOut) as caught:
+        client.kill(["web.1"])
+    assert "answered only HTTP 500: the outcome is unknown" in caught.value.message
+    assert len(_ids(master)) == 1
 
 
 def test_a_connection_closed_meanwhile_is_replaced(path: Path, master: Master) -> None:

@@ -71,12 +71,14 @@ def launch(operator: Operator, **options: Unpack[LaunchOptions]) -> None:
         )
     )
     render.show(rows, LAUNCHED, options["output"])
-    for row in rows:
-        if row.death is not None and row.death.kind == SPAWN_FAILED:
-            render.error(f"{row.id} on {row.worker}: {row.death.message}")
-    failed = sum(row.death is not None and row.death.kind == SPAWN_FAILED for row in rows)
+    failed = [row for row in rows if row.death is not None and row.death.kind == SPAWN_FAILED]
+    reasons = [f"{row.id} on {row.worker}: {row.death.message}" for row in failed if row.death]
+    if len(rows) == 1 and reasons:
+        raise Failed(reasons[0])
+    for reason in reasons:
+        render.error(reason)
     if failed:
-        raise Failed(f"{failed} of {len(rows)} instances did not start")
+        raise Failed(f"{len(failed)} of {len(rows)} instances did not start")
     _check_known(rows)
 
 

@@ -42,9 +42,9 @@ def test_apps_outlive_their_worker_daemon_and_their_end_is_exact(
 
 
 def test_a_closed_connection_is_seen_at_once_and_two_beats_are_lost(alone: Cluster) -> None:
+    alone.copy("/bin/sleep")
     alone.kill("w1")
     until(lambda: alone.client.workers()[0].state in ("suspect", "lost"))
-    alone.copy("/bin/sleep")
     done = alone.corps("launch", "sleep", check=False)
     assert done.returncode == 7
     assert "w1" in done.stderr
@@ -94,8 +94,10 @@ def test_kill_9_of_the_keeper_loses_no_app_and_no_status(alone: Cluster, tmp_pat
     alone.copy(compiled.compile_c(tmp_path / "c", "ledger", compiled.LEDGER))
     stays = alone.launch_one("sleep", "1000")
     ends = alone.launch_one("ledger", str(tmp_path / "ledger"), "1500")
-    os.kill(alone.keeper_pid("w1"), signal.SIGKILL)
-    until(lambda: alone.keeper_pid("w1"))
+    keeper = alone.keeper_pid("w1")
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: alone.keeper_pid("w1") not in (None, keeper))
     later = alone.launch_one("sleep", "1000")
     dead = alone.wait_dead(ends.id)
     assert dead.death is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,9 @@ def test_a_stranger_on_the_port_harms_nobody(spread: Cluster) -> None:
     )
     for data in hostile:
         with socket.create_connection((host, int(port)), timeout=10) as stranger:
-            stranger.sendall(data)
-            stranger.shutdown(socket.SHUT_WR)
-            assert len(stranger.recv(4096)) < 4096
+            stranger.settimeout(20)
+            with contextlib.suppress(ConnectionError):  # cut while we were still talking
+                stranger.sendall(data)
+                while stranger.recv(4096):
+                    pass
     spread.wait_state(w1="ready", w2="ready", w3="ready")

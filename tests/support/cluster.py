@@ -18,7 +18,7 @@ from corps.model.command import Launch
 from corps.model.view import InstanceView
 from tests.support.waiting import until
 
-BEAT_S = 0.25
+BEAT_S = 0.5
 ROOT = Path(__file__).resolve().parents[2]
 
 

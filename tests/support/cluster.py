@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -133,6 +134,7 @@ class Cluster:
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
+            self._end_keepers()
             leftovers = self.processes()
             for pid in leftovers:
                 os.kill(pid, signal.SIGKILL)
@@ -168,6 +170,14 @@ class Cluster:
                     self._daemons[name].wait(5)
                 except subprocess.TimeoutExpired:
                     continue
+
+    def _end_keepers(self) -> None:
+        """A keeper whose worker was killed waits for the next one: it ends when told, if idle."""
+        for directory in (self.settings.state_dir / "workers").glob("*"):
+            if (pid := self.keeper_pid(directory.name)) is not None:
+                os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(AssertionError):  # what is left is told by the caller
+            until(lambda: not self.processes(), 5)
 
     def _start(self, name: str, words: Sequence[str], prefix: Sequence[str] = ()) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:

@@ -20,7 +20,7 @@ from corps.errors import CorpsError, Denied, Invalid, ProtocolError, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
 from corps.net.bulk_client import MISSING_MAX, SMALL_BYTES, Blobs, BulkClient
-from corps.net.channel import Channel
+from corps.net.channel import STALL_S, Channel
 from corps.wire.bulk import BulkAnswer, BulkRequest, Missing, Sending, Stored, Trouble, Want
 from corps.wire.codec import BULK_PREFACE, PREFACE_BYTES, encode_frame
 
@@ -31,18 +31,17 @@ PREFACE_S = 5.0
 ACCEPT_RETRY_S = 0.1
 
 
-def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool) -> None:
+def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float = STALL_S) -> None:
     """Answer requests until the peer closes, breaks the contract or stalls; closes `sock`.
 
     The acceptor has read the preface. Never raises for what a peer does.
     """
-    channel: Channel[BulkRequest] = Channel(sock, BulkRequest)
+    channel: Channel[BulkRequest] = Channel(sock, BulkRequest, stall_s)
     try:
         while (request := channel.receive()) is not None:
             _answer(channel, store, may_put, request)
     except ProtocolError as error:
-        with contextlib.suppress(OSError):
-            channel.send(Trouble(code=error.code, message=error.message))
+        channel.hang_up(Trouble(code=error.code, message=error.message))
     except OSError:
         pass  # gone or stalled: nobody is left to tell
     finally:
@@ -183,13 +182,14 @@ class BulkListener:
             self._start(sock)
 
     def _start(self, sock: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, args=(sock,), name="bulk", daemon=True)
         with self._lock:
             if len(self._serving) < THREADS_MAX:
-                thread = threading.Thread(target=self._serve, args=(sock,), name="bulk")
-                thread.daemon = True
                 self._serving[thread] = sock
-                thread.start()
-                return
+                with contextlib.suppress(RuntimeError):  # no thread to be had
+                    thread.start()
+                    return
+                del self._serving[thread]
         _refuse(sock, Unavailable(f"{THREADS_MAX} copies are under way; repeat in a moment"))
 
     def _serve(self, sock: socket.socket) -> None:
@@ -197,7 +197,7 @@ class BulkListener:
             if _has_preface(sock):
                 serve_bulk(sock, self._store, self._may_put)
         finally:
-            with self._lock:  # closed only here and below, so `close` never meets a reused number
+            with self._lock:
                 del self._serving[threading.current_thread()]
             sock.close()
 

@@ -6,6 +6,7 @@ poll beside each read and sendfile works as on any blocking socket.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -20,10 +21,11 @@ from corps.wire.codec import FRAME_MAX_BYTES, HEADER, decode_payload, encode_fra
 
 STALL_S = 30.0
 BUFFER_BYTES = FRAME_MAX_BYTES + HEADER.size
+HANG_UP_S = 1.0
+HANG_UP_BYTES = 16 << 20
 SENDFILE_BYTES = 4 << 20
 TLS_SEND_BYTES = 256 << 10
 _TIMEVAL = struct.Struct("ll")
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Message = TypeVar("Message")
 
@@ -41,10 +43,7 @@ class Channel(Generic[Message]):
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._held: list[bytes] = []
-        sock.settimeout(None)
-        stall = _TIMEVAL.pack(int(stall_s), int(stall_s % 1 * 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stall)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stall)
+        self._set_deadline(stall_s)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -55,8 +54,10 @@ class Channel(Generic[Message]):
 
     def can_receive(self) -> bool:
         """`receive` would find something to read now."""
-        if self.has_received or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+        if self.has_received:
             return True
+        if isinstance(self._sock, ssl.SSLSocket):
+            return self._has_decrypted(self._sock)
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
@@ -117,8 +118,40 @@ class Channel(Generic[Message]):
             count -= taken
             yield self._view[start : start + taken]
 
+    def hang_up(self, reason: object) -> None:
+        """Say why, and close so that it arrives: unread bytes at a close would be a reset."""
+        with contextlib.suppress(OSError):
+            self.send(reason)
+            self._sock.shutdown(socket.SHUT_WR)
+            self._set_deadline(HANG_UP_S)
+            left = HANG_UP_BYTES
+            while left > 0 and (count := self._receive_into(self._view)):
+                left -= count
+        self.close()
+
     def close(self) -> None:
         self._sock.close()
+
+    def _set_deadline(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        if isinstance(self._sock, ssl.SSLSocket):  # it would retry what the kernel gave up
+            self._sock.settimeout(stall_s)
+            return
+        self._sock.settimeout(None)
+        stall = _TIMEVAL.pack(int(stall_s), int(stall_s % 1 * 1_000_000))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stall)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stall)
+
+    def _has_decrypted(self, sock: ssl.SSLSocket) -> bool:
+        """What makes it readable may be no data of the peer's but a record of TLS itself."""
+        sock.settimeout(0.0)
+        try:
+            self._start, self._end = 0, sock.recv_into(self._view)
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            sock.settimeout(self._stall_s)
+        return True
 
     def _fill(self, count: int) -> bool:
         """Have `count` bytes in the buffer. False when the peer closed and none was there."""
@@ -139,7 +172,7 @@ class Channel(Generic[Message]):
         self.flush()
         try:
             return self._sock.recv_into(view)
-        except _WOULD_BLOCK:
+        except BlockingIOError:
             raise TimeoutError("nothing came from the peer") from None
 
     def _send_all(self, data: bytes) -> None:
@@ -147,7 +180,7 @@ class Channel(Generic[Message]):
         try:
             while view:
                 view = view[self._sock.send(view) :]
-        except _WOULD_BLOCK:
+        except BlockingIOError:
             raise TimeoutError("the peer takes nothing") from None
 
     def _send_some_file(self, fd: int, offset: int, count: int) -> int:

@@ -26,6 +26,7 @@ _DAMAGE = (
     IndexError,
     KeyError,
     MemoryError,
+    OSError,
     OverflowError,
     TypeError,
     ValueError,
@@ -88,8 +89,6 @@ def read_elf(path: str | Path) -> Elf | None:
             f"'{path}' is a damaged program or library ({error}); build or install it again",
             field="path",
         ) from error
-    except OSError as error:
-        raise Invalid(f"cannot read '{path}': {error.strerror}", field="path") from error
 
 
 def _read(file: ELFFile, machine: Machine) -> Elf:

@@ -71,7 +71,7 @@ def read_source(path: Path) -> Source:
         raise unreadable(path, error) from error
     finally:
         os.close(fd)
-    if read_bytes != after.st_size or before.st_mtime_ns != after.st_mtime_ns:
+    if read_bytes != before.st_size or _stamp(before) != _stamp(after):
         raise Invalid(
             f"'{path}' changed while it was read; copy it when nobody writes to it", field="path"
         )
@@ -165,6 +165,10 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
         f"'{path}' is {kind}, no regular file: only files, directories and links can be copied",
         field="path",
     )
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:

@@ -77,6 +77,23 @@ def record_key(record: Record) -> tuple[str, str]:
             return "events", f"{record.seq:016d}"
 
 
+def record_age(record: Record) -> tuple[float, int]:
+    """Sorts the records of one table oldest first, in the order in which history is dropped."""
+    match record:
+        case Event():
+            return float(record.seq), 0
+        case CommandRecord():
+            return record.at, 0
+        case Instance():
+            return record.timings.placed_at, record.number
+        case Artifact():
+            return record.created_at, 0
+        case Worker():
+            return record.joined_at, 0
+        case Meta() | App():
+            return 0.0, 0
+
+
 TABLES: dict[str, type[Record]] = {
     "meta": Meta,
     "workers": Worker,

@@ -24,7 +24,7 @@ from corps.errors import ERRORS, Conflict, CorpsError, Invalid, NotFound
 from corps.master import queries
 from corps.master.driver import MasterDriver
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
-from corps.model.command import AnyCommand, AnyResult, Copy, Failure, Submission
+from corps.model.command import AnyResult, Copy, Failure, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.view import (
     ArtifactView,
@@ -74,7 +74,9 @@ async def commands(
     master = _of(state)
     check_command_id(data.id)
     body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
-    facts = await asyncio.to_thread(_facts, master.blobs, data.command)
+    facts = None
+    if isinstance(data.command, Copy):
+        facts = await asyncio.to_thread(_facts, master.blobs, data.command)
     event = Commanded(data.id, body, data.command, master.who(request), facts)
     result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
@@ -187,10 +189,8 @@ def load_manifest(blobs: BlobStore, digest: str) -> Manifest:
     return decode_manifest(blobs.read_bytes(digest, MANIFEST_MAX_BYTES))
 
 
-def _facts(blobs: BlobStore, command: AnyCommand) -> ArtifactFacts | None:
+def _facts(blobs: BlobStore, command: Copy) -> ArtifactFacts:
     """What a Copy rests on: the manifest and every blob it names are in the store."""
-    if not isinstance(command, Copy):
-        return None
     try:
         manifest = load_manifest(blobs, command.digest)
     except NotFound as error:

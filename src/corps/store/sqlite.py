@@ -1,7 +1,7 @@
 """Records in SQLite: WAL, synchronous=FULL, so that what was committed survives kill -9 and more.
 
-One table a kind, the record as JSON beside its key. A commit writes only the last version of each
-record in it.
+One table a kind, the record as JSON beside its key, without a rowid: a commit touches one B-tree
+for each kind in it, and writes only the last version of each record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import StaticPool
 
 from corps.core.events import Drop, Save
-from corps.core.records import TABLES, Record, record_key
+from corps.core.records import TABLES, Record, record_age, record_key
 from corps.errors import Conflict, Unavailable
 from corps.store.records import SCHEMA_VERSION
 
@@ -28,9 +28,9 @@ _TABLES = {
     name: sql.Table(
         name,
         _METADATA,
-        sql.Column("number", sql.Integer, primary_key=True),
-        sql.Column("key", sql.Text, unique=True, nullable=False),
+        sql.Column("key", sql.Text, primary_key=True),
         sql.Column("body", sql.LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
     )
     for name in TABLES
 }
@@ -63,30 +63,29 @@ class SqliteStore:
             connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         )
         try:
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            self._connection = self._engine.connect()
+            self._connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            self._connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            self._connection.rollback()
             self._open_schema()
         except sql.exc.DBAPIError as error:
-            self._engine.dispose()
+            self.close()
             raise _unavailable(path, error) from error
         except Conflict:
-            self._engine.dispose()
+            self.close()
             raise
 
     def load(self) -> list[Record]:
         """Every record. Raise Unavailable for a file that cannot be read, naming the record."""
         records: list[Record] = []
         try:
-            with self._engine.connect() as connection:
+            with self._connection.begin():
                 for name, kind in TABLES.items():
                     table = _TABLES[name]
-                    rows = connection.execute(
-                        sql.select(table.c.key, table.c.body).order_by(table.c.number)
-                    )
+                    rows = self._connection.execute(sql.select(table.c.key, table.c.body))
                     decoder = msgspec.json.Decoder(kind)
-                    for key, body in rows:
-                        records.append(self._decode(decoder, name, key, body))
+                    found = [self._decode(decoder, name, key, body) for key, body in rows]
+                    records += sorted(found, key=record_age)
         except sql.exc.DBAPIError as error:
             raise _unavailable(self._path, error) from error
         return records
@@ -104,23 +103,24 @@ class SqliteStore:
             else:
                 drops.setdefault(name, []).append({"old_key": key})
         try:
-            with self._engine.begin() as connection:
+            with self._connection.begin():
                 for name, rows in drops.items():
-                    connection.execute(_DELETES[name], rows)
+                    self._connection.execute(_DELETES[name], rows)
                 for name, rows in puts.items():
-                    connection.execute(_UPSERTS[name], rows)
+                    self._connection.execute(_UPSERTS[name], rows)
         except sql.exc.DBAPIError as error:
             raise _unavailable(self._path, error) from error
 
     def close(self) -> None:
+        self._connection.close()
         self._engine.dispose()
 
     def _open_schema(self) -> None:
-        with self._engine.begin() as connection:
-            _METADATA.create_all(connection)
-            version = connection.execute(sql.select(_SCHEMA.c.version)).scalar()
+        with self._connection.begin():
+            _METADATA.create_all(self._connection)
+            version = self._connection.execute(sql.select(_SCHEMA.c.version)).scalar()
             if version is None:
-                connection.execute(sql.insert(_SCHEMA), [{"version": SCHEMA_VERSION}])
+                self._connection.execute(sql.insert(_SCHEMA), [{"version": SCHEMA_VERSION}])
             elif version != SCHEMA_VERSION:
                 raise Conflict(
                     f"{self._path} has schema {version}, this corps knows {SCHEMA_VERSION}: "

@@ -272,17 +272,18 @@ class Trees:
     # ---- after a boot
 
     def _look_again_after_boot(self, seen: Path) -> None:
-        """Without fsync a power loss may have cut files short: drop the trees it damaged.
+        """Without fsync a power loss may have cut files short: drop what it can have damaged.
 
-        Sizes are enough for the files: file systems that journal make a file longer only once its
-        bytes are on the disk. Manifests are hashed.
+        Of trees, sizes are enough: file systems that journal make a file longer only once its
+        bytes are on the disk. Manifests are hashed. Blobs of no tree have no size to compare with.
         """
         try:
-            boot_id = BOOT_ID.read_text()
-            if seen.exists() and seen.read_text() == boot_id:
+            boot_id = BOOT_ID.read_text() if BOOT_ID.exists() else ""
+            if boot_id and seen.exists() and seen.read_text() == boot_id:
                 return
             for digest in self.installed():
                 self._drop_damaged(digest)
+            self.collect()
             seen.write_text(boot_id)
         except OSError as error:
             raise disk_failure(error, "cannot check the trees", self._root) from error

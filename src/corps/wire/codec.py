@@ -19,6 +19,7 @@ PREFACE_BYTES = 8
 PROTOCOL_VERSION = 1
 FRAME_MAX_BYTES = 1 << 20
 BUFFER_BYTES = 64 << 10
+IDLE_BUFFER_BYTES = 2 << 10
 HEADER = struct.Struct(">I")
 
 Message = TypeVar("Message")
@@ -68,7 +69,7 @@ class FrameDecoder(Generic[Message]):
     def __init__(self, union: object, frame_max_bytes: int = FRAME_MAX_BYTES) -> None:
         self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(union)
         self._frame_max_bytes = frame_max_bytes
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = bytearray(IDLE_BUFFER_BYTES)
         self._filled = 0
 
     @property
@@ -100,10 +101,12 @@ class FrameDecoder(Generic[Message]):
 
     def _make_room(self, start: int) -> None:
         rest = self._filled - start
-        wanted = BUFFER_BYTES
+        # Thousands of connections that only beat keep a small buffer; one that fills it gets more.
+        is_busy = self._filled > IDLE_BUFFER_BYTES or self._filled == len(self._buffer)
+        wanted = BUFFER_BYTES if is_busy else IDLE_BUFFER_BYTES
         if rest >= HEADER.size:
             length = frame_length(self._buffer, start, self._frame_max_bytes)
-            wanted = max(BUFFER_BYTES, HEADER.size + length)
+            wanted = max(wanted, HEADER.size + length)
         if len(self._buffer) != wanted:
             grown = bytearray(wanted)
             grown[:rest] = self._buffer[start : self._filled]

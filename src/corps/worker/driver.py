@@ -7,7 +7,7 @@ import errno
 import logging
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
@@ -328,7 +328,7 @@ class WorkerDriver:
         report = self.core.report(key)
         return report is not None and report.state is not InstanceState.DEAD
 
-    def _spawn_task(self, work: asyncio.coroutines.Coroutine[object, object, None]) -> None:
+    def _spawn_task(self, work: Coroutine[object, object, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended_task)

@@ -220,7 +220,11 @@ def _warn_of_start(parcel: _Parcel, program: Source, inside: str) -> None:
     if program.head.startswith(b"#!"):
         for text in shebang_warnings(inside, program.head):
             parcel.warn(text)
-    elif not program.head.startswith(ELF_MAGIC):
+    elif program.head.startswith(ELF_MAGIC):
+        machine, here = machine_of(program.path), machine_of("/proc/self/exe")
+        if machine is not None and here is not None and machine != here:
+            parcel.warn(f"'{inside}' is for {machine.name}: other workers cannot start it")
+    else:
         parcel.warn(
             f"'{inside}' is {'neither a program nor a script with #!' if program.head else 'empty'}"
             ": workers cannot start it"

@@ -279,12 +279,14 @@ class Trees:
         """
         try:
             boot_id = BOOT_ID.read_text() if BOOT_ID.exists() else ""
-            if boot_id and seen.exists() and seen.read_text() == boot_id:
-                return
-            for digest in self.installed():
-                self._drop_damaged(digest)
-            self.collect()
-            seen.write_text(boot_id)
+            if seen.exists() and (not boot_id or seen.read_text() != boot_id):
+                for digest in self.installed():
+                    self._drop_damaged(digest)
+                self.collect()
+            with seen.open("w") as file:
+                file.write(boot_id)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise disk_failure(error, "cannot check the trees", self._root) from error
 

@@ -274,6 +274,15 @@ def test_a_library_for_another_machine_is_refused(source: Path) -> None:
     assert "libsay.so, which is not on this machine" in warning
 
 
+def test_a_program_for_another_machine_is_warned_of(source: Path) -> None:
+    program = compile_c(source, "prog", "int main(void) { return 0; }", "-static")
+    data = bytearray(program.read_bytes())
+    data[18:20] = (0xF3).to_bytes(2, "little")
+    program.write_bytes(data)
+    (warning,) = pack_it(program).warnings
+    assert warning == "'prog' is for riscv64: other workers cannot start it"
+
+
 # ---- programs of this machine
 
 

@@ -88,7 +88,7 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
     # Copied again, it is the newest version again: a launch by name means what came last.
     wanted = tuple(sorted({*artifact.workers, *names}))
     ledger.save(msgspec.structs.replace(artifact, workers=wanted, created_at=ledger.now))
-    ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {', '.join(names)}")
+    ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {_listed(names)}")
     for name in names:
         ledger.send_to(name, Install(digest=command.digest))
     return names
@@ -113,17 +113,17 @@ def delete(ledger: Ledger, command: Delete, by: str) -> tuple[str, ...]:
         ledger.save(msgspec.structs.replace(artifact, workers=wanted))
     else:
         ledger.drop(artifact)
-    ledger.happened("delete", artifact.name, f"from {', '.join(chosen) or 'nowhere'}, by {by}")
+    ledger.happened("delete", artifact.name, f"from {_listed(chosen) or 'nowhere'}, by {by}")
     for name in chosen:
-        if not _wanted_elsewhere(ledger, name, artifact.digest):
+        if not ledger.is_wanted(name, artifact.digest):
             ledger.send_to(name, Uninstall(digest=artifact.digest))
     return tuple(chosen)
 
 
 def rows(
-    ledger: Ledger, command: Copy | Delete, names: Sequence[WorkerName]
+    ledger: Ledger, command: Copy | Delete, names: Sequence[WorkerName], *, is_resumed: bool
 ) -> list[CopyView] | list[DeleteView]:
-    """The rows of a copy or delete as it begins."""
+    """The rows of a copy or delete as it begins, or goes on after a restart of the master."""
     if isinstance(command, Copy):
         artifact = ledger.cluster.artifacts.get(f"{command.name}@{command.digest}")
         return [
@@ -136,7 +136,7 @@ def rows(
                 files_sent=0,
                 files_total=artifact.file_count if artifact else 0,
                 seconds=None,
-                result=WAITING if name in ledger.session_of else gone(ledger, name),
+                result=_begins(ledger, name, is_resumed),
             )
             for name in names
         ]
@@ -146,34 +146,33 @@ def rows(
             worker=name,
             artifact=artifact_name,
             digest=digest,
-            result=_delete_begins(ledger, name, digest),
+            result=(
+                REMOVED if ledger.is_wanted(name, digest) else _begins(ledger, name, is_resumed)
+            ),
         )
         for name in names
     ]
 
 
-def _delete_begins(ledger: Ledger, worker: WorkerName, digest: str) -> str:
-    if _wanted_elsewhere(ledger, worker, digest):
-        return REMOVED
-    return WAITING if worker in ledger.session_of else gone(ledger, worker)
+def _begins(ledger: Ledger, worker: WorkerName, is_resumed: bool) -> str:
+    """After a restart nobody is connected yet: who is not lost is waited for, or will be lost."""
+    is_lost = ledger.cluster.workers[worker].state is WorkerState.LOST
+    if worker in ledger.session_of or (is_resumed and not is_lost):
+        return WAITING
+    return gone(ledger, worker)
 
 
 def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str, ...]:
     artifact = find_artifact(ledger.cluster, command.artifact)
     check_launch(command)
-    workers = _ready(ledger, command.on, artifact)
-    count = command.count
-    if count is None:
-        count = len(workers) if command.on is not None else 1
-    if not 0 < count <= COUNT_MAX:
-        raise Invalid(f"count is {count}: from 1 to {COUNT_MAX}", field="count")
-    loads = {worker.name: ledger.cluster.live_count(worker.name) for worker in workers}
-    chosen = place(count, loads)
+    chosen = _placed(ledger, command, _ready(ledger, command.on, artifact))
     wanted = tuple(sorted({*artifact.workers, *chosen}))
     if wanted != artifact.workers:
         ledger.save(msgspec.structs.replace(artifact, workers=wanted))
     app = ledger.cluster.apps.get(artifact.name) or App(name=artifact.name, next_number=1)
-    ledger.save(msgspec.structs.replace(app, next_number=app.next_number + count))
+    first = max(app.next_number, ledger.taken.get(app.name, 0) + 1)
+    numbers = range(first, first + len(chosen))
+    ledger.save(msgspec.structs.replace(app, next_number=numbers.stop))
     what = Launchable(
         artifact=artifact.name,
         digest=artifact.digest,
@@ -181,10 +180,20 @@ def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str
         env=command.env,
         cwd=command.cwd,
     )
-    numbers = range(app.next_number, app.next_number + count)
     for number, worker in zip(numbers, chosen, strict=True):
         _start(ledger, app.name, number, worker, what, (id, by))
     return tuple(instance_id(app.name, number) for number in numbers)
+
+
+def _placed(ledger: Ledger, command: Launch, workers: list[Worker]) -> list[WorkerName]:
+    """A worker for each instance: spread by load, or one on each that was chosen."""
+    if command.count is None and command.on is not None:
+        return [worker.name for worker in workers]
+    count = 1 if command.count is None else command.count
+    if not 0 < count <= COUNT_MAX:
+        raise Invalid(f"count is {count}: from 1 to {COUNT_MAX}", field="count")
+    loads = {worker.name: ledger.cluster.live_count(worker.name) for worker in workers}
+    return place(count, loads)
 
 
 def end(ledger: Ledger, command: Stop | Kill, id: CommandId, by: str) -> tuple[str, ...]:
@@ -198,13 +207,22 @@ def end(ledger: Ledger, command: Stop | Kill, id: CommandId, by: str) -> tuple[s
     for instance in instances:
         if not instance.is_live:
             continue
-        asked = Asked(cause=cause, signal=number, by=by, command=id, at=ledger.now, grace_s=grace_s)
-        changed = msgspec.structs.replace(instance, desired=Desired.STOPPED, asked=asked)
-        ledger.save(changed)
         text = f"{cause} asked by {by}" + (f", grace {grace_s:g} s" if cause is Cause.STOP else "")
         ledger.happened(cause, instance.id, text, instance.worker)
-        ledger.send_to(instance.worker, end_message(changed, ledger.now))
+        asked = Asked(cause=cause, signal=number, by=by, command=id, at=ledger.now, grace_s=grace_s)
+        if _is_sooner(asked, instance):
+            changed = msgspec.structs.replace(instance, desired=Desired.STOPPED, asked=asked)
+            ledger.save(changed)
+            ledger.send_to(instance.worker, end_message(changed, ledger.now))
     return tuple(instance.id for instance in instances)
+
+
+def _is_sooner(asked: Asked, instance: Instance) -> bool:
+    """A kill is never softened to a stop, nor a grace made longer: what was asked stays asked."""
+    before = instance.asked
+    if before is None or instance.desired is Desired.RUNNING or asked.cause is Cause.KILL:
+        return True
+    return before.cause is Cause.STOP and asked.at + asked.grace_s < before.at + before.grace_s
 
 
 def end_message(instance: Instance, now: float) -> End:
@@ -213,7 +231,7 @@ def end_message(instance: Instance, now: float) -> End:
     assert asked is not None
     if asked.cause is not Cause.STOP:
         return End(key=instance.key, signal=asked.signal, grace_s=None)
-    left_s = max(0.0, asked.grace_s - (now - asked.at))
+    left_s = max(0.0, asked.grace_s - max(0.0, now - asked.at))
     return End(key=instance.key, signal=asked.signal, grace_s=left_s)
 
 
@@ -236,9 +254,8 @@ def signal(ledger: Ledger, command: Signal, id: CommandId, by: str) -> tuple[str
 
 def remove(ledger: Ledger, command: Remove) -> tuple[str, ...]:
     instances = find_instances(ledger.cluster, command.targets, with_dead=True)
-    named = [
-        instance for instance in instances if instance.is_live and instance.id in command.targets
-    ]
+    targets = set(command.targets)
+    named = [instance for instance in instances if instance.is_live and instance.id in targets]
     if named:
         raise Conflict(f"{_listed([i.id for i in named])} not dead: stop first")
     dead = [instance for instance in instances if not instance.is_live]
@@ -294,17 +311,18 @@ def _check_signalable(ledger: Ledger, instance: Instance) -> None:
 
 def _check_free_name(ledger: Ledger, name: str) -> None:
     """An app `web.3` beside an app `web` would make the target `web.3` mean two things."""
+    known = {artifact.name for artifact in ledger.cluster.artifacts.values()}
+    known.update(ledger.cluster.apps)
     split = split_instance_id(name)
-    if split and split[0] in ledger.cluster.apps:
+    if split and split[0] in known:
         raise Conflict(
             f"{name!r} would look like an instance of the app {split[0]!r}: use --name", name=name
         )
-    for artifact in ledger.cluster.artifacts.values():
-        other = split_instance_id(artifact.name)
-        if other and other[0] == name:
+    for other in sorted(known):
+        split = split_instance_id(other)
+        if split and split[0] == name:
             raise Conflict(
-                f"instances of {name!r} would look like the app {artifact.name!r}: use --name",
-                name=name,
+                f"instances of {name!r} would look like the app {other!r}: use --name", name=name
             )
 
 
@@ -339,14 +357,6 @@ def gone(ledger: Ledger, name: WorkerName) -> str:
     return f"worker {name!r} is {ledger.cluster.workers[name].state}"
 
 
-def _wanted_elsewhere(ledger: Ledger, worker: WorkerName, digest: str) -> bool:
-    """Another name keeps the same files on this worker."""
-    return any(
-        artifact.digest == digest and worker in artifact.workers
-        for artifact in ledger.cluster.artifacts.values()
-    )
-
-
-def _listed(ids: list[str]) -> str:
+def _listed(ids: Sequence[str]) -> str:
     shown = ", ".join(repr(id) for id in ids[:5])
     return shown + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

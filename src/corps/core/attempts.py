@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from corps.core import believe
 from corps.core.explain import errno_name
 from corps.model.instance import (
     Death,
@@ -22,6 +23,7 @@ from corps.model.instance import (
 from corps.wire.keeper import KeptAttempt, KeptUsage
 from corps.wire.worker import Report
 
+DELIVERED_MAX = 20
 FLOOR_SLACK = 1.05  # the resident set before exec varies a little from fork to fork
 
 
@@ -40,30 +42,32 @@ class Attempt:
 
 
 def kept(listed: KeptAttempt) -> Report:
-    """The report of an attempt that only the keeper remembers."""
+    """The report of an attempt that only the keeper remembers, before its word is applied."""
     return Report(
-        key=listed.key,
-        state=InstanceState.RUNNING,
-        digest=listed.note,
-        pid=listed.pid,
-        forked_at=listed.forked_at,
-        started_at=listed.forked_at if listed.executed and listed.is_live else None,
-        delivered=_delivered(listed),
+        key=listed.key, state=InstanceState.STARTING, digest=listed.note, forked_at=listed.forked_at
     )
 
 
 def died(report: Report, listed: KeptAttempt, reason: str | None, now: float) -> Report:
     """The final report; `reason` explains in words why it did not start."""
+    was_seen = report.started_at is not None
+    did_start = listed.executed and listed.status is not None
     return msgspec.structs.replace(
         report,
         state=InstanceState.DEAD,
-        death=_death(listed, reason, was_seen=report.started_at is not None),
+        death=_death(listed, reason, was_seen=was_seen),
         pid=listed.pid or None,
-        forked_at=listed.forked_at,
-        started_at=report.started_at or (listed.forked_at if listed.executed else None),
+        forked_at=listed.forked_at if listed.pid else None,
+        started_at=report.started_at or (listed.forked_at if did_start else None),
         ended_at=listed.ended_at if listed.ended_at is not None else now,
-        delivered=_delivered(listed),
+        delivered=delivered(listed),
     )
+
+
+def delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:
+    """The signals that the keeper delivered, the last ones if there were many."""
+    sent = listed.signals[-DELIVERED_MAX:]
+    return tuple(Delivered(signal=signal.signal, at=signal.at) for signal in sent)
 
 
 def usage_of(usage: KeptUsage | None, floor_bytes: int, peak_bytes: int | None) -> Usage | None:
@@ -88,12 +92,12 @@ def _death(listed: KeptAttempt, reason: str | None, *, was_seen: bool) -> Death:
     if listed.failed_stage is not None:
         errno = listed.failed_errno or 0
         stage = listed.failed_stage
-        message = reason or f"{stage} failed with {errno_name(errno)}"
+        message = believe.text(reason or f"{stage} failed with {errno_name(errno)}")
         return SpawnFailed(stage=stage, errno=errno, message=message)
     if listed.status is None:
-        # Executed is the mark the child made just before execve(2): without it nothing ran.
-        doubt = listed.executed and not was_seen
-        return Vanished(reason=listed.lost or "its keeper was lost", may_have_run=doubt)
+        # What had not used its right to exec is no loss: the keeper says so by `failed_stage`.
+        reason = believe.text(listed.lost or "its keeper was lost")
+        return Vanished(reason=reason, may_have_run=not was_seen)
     return _from_status(listed.status)
 
 
@@ -103,7 +107,3 @@ def _from_status(status: int) -> Death:
     if number:
         return Signaled(signal=number, core_dumped=bool(status & 0x80))
     return Exited(code=(status >> 8) & 0xFF)
-
-
-def _delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:
-    return tuple(Delivered(signal=sent.signal, at=sent.at) for sent in listed.signals)

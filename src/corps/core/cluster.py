@@ -35,6 +35,7 @@ class Cluster:
         self._done: dict[CommandId, None] = {}
         for record in records:
             self.put(record)
+        self._sort()
 
     def put(self, record: Record) -> None:
         match record:
@@ -116,6 +117,13 @@ class Cluster:
             for worker in artifact.workers:
                 assert worker in self.workers, artifact.name
         assert sum(map(len, self._live_by_worker.values())) + len(self._dead) == len(self.instances)
+
+    def _sort(self) -> None:
+        """Loaded records come in the order in which they began; what is kept goes by their end."""
+        dead = sorted(self._dead, key=lambda id: self.instances[id].state_since)
+        self._dead = dict.fromkeys(dead)
+        done = sorted(self._done, key=lambda id: self.commands[id].done_at or 0.0)
+        self._done = dict.fromkeys(done)
 
     def _put_instance(self, instance: Instance) -> None:
         self.instances[instance.id] = instance

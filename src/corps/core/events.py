@@ -97,10 +97,11 @@ class Close(Effect, frozen=True):
 
 
 class Reply(Effect, frozen=True):
-    """The answer to a command, for everyone who waits for it."""
+    """The answer to a command, for everyone who sent it with this body."""
 
     id: CommandId
     result: AnyResult
+    body: str
 
 
 MasterEffect: TypeAlias = Save | Drop | Send | Close | Reply
@@ -114,7 +115,7 @@ class Linked(Event, frozen=True):
 
 
 class Unlinked(Event, frozen=True):
-    """The connection to the master is down."""
+    """The connection to the master is down: nothing that came by it is told after this."""
 
 
 class MasterSaid(Event, frozen=True):
@@ -129,7 +130,10 @@ class KeeperSaid(Event, frozen=True):
 
 
 class KeeperGone(Event, frozen=True):
-    """The keeper's connection is down; a Listing follows when it is up again."""
+    """The keeper's connection is down; a Listing follows when it is up again.
+
+    Nothing that was meant for the old connection is sent on the new one.
+    """
 
 
 class Performed(Event, frozen=True):

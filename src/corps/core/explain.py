@@ -61,7 +61,7 @@ def _exited(
     death: Exited, asked: Asked | None, delivered: tuple[Delivered, ...]
 ) -> tuple[Cause, str]:
     text = f"exited {death.code}"
-    if asked is None or asked.cause is not Cause.STOP or not delivered:
+    if asked is None or asked.cause is not Cause.STOP or not _has(delivered, asked.signal):
         return Cause.SELF, text
     return Cause.STOP, f"{text} ({_by(asked)})"
 
@@ -71,9 +71,16 @@ def _signaled(
 ) -> tuple[Cause, str]:
     core = ", core dumped" if death.core_dumped else ""
     text = f"killed by {signal_name(death.signal)}{core}"
-    if asked is None or death.signal not in {sent.signal for sent in delivered}:
+    if asked is None or not _has(delivered, death.signal):
         stranger = death.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         return Cause.SELF, f"{text} (not sent by corps)" if stranger else text
     if asked.cause is Cause.STOP and death.signal == signal.SIGKILL:
         return Cause.STOP, f"{text} ({_by(asked)}: the grace of {asked.grace_s:g} s was over)"
+    if death.signal != asked.signal:
+        # Sent for somebody who asked before; only the last to ask is kept.
+        return Cause.KILL, f"{text} (sent by corps before the {_by(asked)})"
     return asked.cause, f"{text} ({_by(asked)})"
+
+
+def _has(delivered: tuple[Delivered, ...], number: int) -> bool:
+    return any(sent.signal == number for sent in delivered)

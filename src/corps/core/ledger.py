@@ -1,7 +1,7 @@
 """Ledger: the cluster's tables together with the effects of the step under way.
 
-Every change of hard state goes through here, so that nothing changes without being saved, and
-nothing is sent before what it rests on is saved (effects are carried out in order).
+Every change of hard state goes through here, so that nothing changes without being saved. What a
+step saves comes before all that it says, so that nothing is said before what it rests on is saved.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from corps.core.cluster import Cluster
 from corps.core.events import Close, Drop, MasterEffect, Reply, Save, Send
 from corps.core.records import Event, Record
 from corps.model.command import AnyResult
-from corps.model.name import CommandId, WorkerName
+from corps.model.name import CommandId, Digest, WorkerName
 from corps.wire.worker import ToWorker
 
 
@@ -21,18 +21,20 @@ class Ledger:
         self.cluster = cluster
         self.now = now
         self.session_of: dict[WorkerName, int] = {}  # workers that may be sent work
-        self._effects: list[MasterEffect] = []
+        self.taken: dict[str, int] = {}  # by app, the highest number that strangers have
+        self._changes: list[MasterEffect] = []
+        self._words: list[MasterEffect] = []
 
     def save(self, record: Record) -> None:
         self.cluster.put(record)
-        self._effects.append(Save(record))
+        self._changes.append(Save(record))
 
     def drop(self, record: Record) -> None:
         self.cluster.drop(record)
-        self._effects.append(Drop(record))
+        self._changes.append(Drop(record))
 
     def send(self, session: int, message: ToWorker) -> None:
-        self._effects.append(Send(session, message))
+        self._words.append(Send(session, message))
 
     def send_to(self, worker: WorkerName, message: ToWorker) -> bool:
         """False when the worker is not connected: what it must know it learns when it is back."""
@@ -42,10 +44,17 @@ class Ledger:
         return session is not None
 
     def close(self, session: int, reason: str) -> None:
-        self._effects.append(Close(session, reason))
+        self._words.append(Close(session, reason))
 
-    def reply(self, id: CommandId, result: AnyResult) -> None:
-        self._effects.append(Reply(id, result))
+    def reply(self, id: CommandId, body: str, result: AnyResult) -> None:
+        self._words.append(Reply(id, result, body))
+
+    def is_wanted(self, worker: WorkerName, digest: Digest) -> bool:
+        """The worker should have these files, under whatever name, or something of them lives."""
+        return any(
+            artifact.digest == digest and worker in artifact.workers
+            for artifact in self.cluster.artifacts.values()
+        ) or any(instance.launch.digest == digest for instance in self.cluster.live_on(worker))
 
     def happened(
         self, kind: str, subject: str, message: str, worker: WorkerName | None = None
@@ -63,8 +72,7 @@ class Ledger:
         )
 
     def take(self) -> list[MasterEffect]:
-        """The effects since the last take; history beyond its limit goes with them."""
-        while (surplus := self.cluster.surplus()) is not None:
-            self.drop(surplus)
-        effects, self._effects = self._effects, []
-        return effects
+        """The effects since the last take."""
+        changes, self._changes = self._changes, []
+        words, self._words = self._words, []
+        return changes + words

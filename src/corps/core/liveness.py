@@ -31,6 +31,11 @@ class Hearing:
         self._now = now
         self._paused_s = 0.0
 
+    @property
+    def awake(self) -> float:
+        """Seconds on a clock that runs only while we do."""
+        return self._now - self._paused_s
+
     def wake(self, now: float) -> None:
         """Call with every step: a gap between two steps is our own silence, not the workers'."""
         gap = now - self._now
@@ -40,7 +45,7 @@ class Hearing:
 
     def hear(self, worker: WorkerName) -> None:
         self._heard_at.pop(worker, None)
-        self._heard_at[worker] = self._now - self._paused_s
+        self._heard_at[worker] = self.awake
 
     def forget(self, worker: WorkerName) -> None:
         self._heard_at.pop(worker, None)
@@ -48,12 +53,12 @@ class Hearing:
     def silence_s(self, worker: WorkerName) -> float | None:
         """None: it is not listened for."""
         heard_at = self._heard_at.get(worker)
-        return None if heard_at is None else self._now - self._paused_s - heard_at
+        return None if heard_at is None else self.awake - heard_at
 
     def silent(self, beat_s: float) -> list[tuple[WorkerName, WorkerState]]:
         """The workers that are not ready any more, longest silent first."""
         verdicts: list[tuple[WorkerName, WorkerState]] = []
-        awake = self._now - self._paused_s
+        awake = self.awake
         for worker, heard_at in self._heard_at.items():
             state = judge(awake - heard_at, beat_s)
             if state is WorkerState.READY:

@@ -6,6 +6,7 @@ from typing import assert_never
 
 import msgspec
 
+from corps.core import believe
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
@@ -19,7 +20,8 @@ from corps.core.events import (
 from corps.core.ledger import Ledger
 from corps.core.observe import Observer
 from corps.core.orders import Orders
-from corps.core.roster import Phase, Roster, Session
+from corps.core.roster import Roster
+from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
 from corps.wire.worker import (
@@ -32,6 +34,7 @@ from corps.wire.worker import (
     Inventory,
     LogRead,
     Progress,
+    Remove,
     Removed,
     Sampled,
     SignalDone,
@@ -53,6 +56,7 @@ class MasterCore:
 
     def begin(self) -> list[MasterEffect]:
         """The effects of having started: call once, before any step."""
+        self._trim()
         return self._ledger.take()
 
     def step(self, now: float, event: MasterEvent) -> list[MasterEffect]:
@@ -72,6 +76,7 @@ class MasterCore:
                 self._roster.closed(event.session)
             case _:
                 assert_never(event)
+        self._trim()
         return self._ledger.take()
 
     # ---- what the driver may read
@@ -96,29 +101,34 @@ class MasterCore:
         """Assert every invariant."""
         self.cluster.check()
         self._roster.check()
+        self._orders.check()
+
+    def _trim(self) -> None:
+        """History has a limit: the oldest goes."""
+        while (surplus := self.cluster.surplus()) is not None:
+            self._ledger.drop(surplus)
+            if isinstance(surplus, Instance):
+                self._ledger.send_to(surplus.worker, Remove(keys=(surplus.key,)))
+                self._orders.removed([surplus.id])
 
     # ---- messages
 
     def _receive(self, event: Received) -> None:
         session = self._roster.session(event.session)
-        if session is None:
-            return  # closed by us, and it was still talking
         for message in event.messages:
+            if session is None or self._roster.session(event.session) is not session:
+                return  # closed by us, and it was still talking
             match message:
                 case Hello():
                     self._roster.greet(session, message)
                 case Inventory():
                     self._roster.take_inventory(session, message)
-                case _ if session.phase is Phase.OPENED:
-                    self._ledger.close(session.id, "no hello")
                 case _:
-                    self._listen(session, message)
+                    worker = self._roster.heard(session)
+                    if worker is not None:
+                        self._listen(worker, message)
 
-    def _listen(self, session: Session, message: FromWorker) -> None:
-        if not self._roster.heard(session) or session.phase is not Phase.JOINED:
-            return
-        worker = session.worker
-        assert worker is not None
+    def _listen(self, worker: WorkerName, message: FromWorker) -> None:
         match message:
             case Changed():
                 self._observer.reported(worker, message.reports)
@@ -127,7 +137,7 @@ class MasterCore:
             case Removed():
                 self._forget(worker, message)
             case SignalDone():
-                self._orders.signaled(message)
+                self._orders.signaled(worker, message)
             case Heartbeat() | Sampled() | LogRead() | Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
@@ -136,31 +146,32 @@ class MasterCore:
     def _hear_of_artifact(
         self, worker: WorkerName, message: Installed | InstallFailed | Uninstalled | Progress
     ) -> None:
-        installed = self._roster.installed[worker]
         match message:
             case Installed():
-                installed[message.digest] = None
+                self._roster.has_installed(worker, message.digest)
                 self._orders.installed(worker, message)
             case InstallFailed():
-                self._ledger.happened("install-failed", worker, message.message, worker)
-                self._orders.install_failed(worker, message.digest, message.message)
+                reason = believe.text(message.message)
+                self._ledger.happened("install-failed", worker, reason, worker)
+                self._orders.install_failed(worker, message.digest, reason)
             case Uninstalled():
                 if not message.in_use:
-                    installed.pop(message.digest, None)
+                    self._roster.installed[worker].pop(message.digest, None)
                 self._orders.uninstalled(worker, message)
             case Progress():
-                self._orders.on_progress(
-                    worker, message.digest, message.bytes_sent, message.bytes_total
-                )
+                self._orders.on_progress(worker, message)
             case _:
                 assert_never(message)
 
     def _forget(self, worker: WorkerName, message: Removed) -> None:
         gone: list[str] = []
         for key in message.keys:
-            instance = self.cluster.instances.get(key.rpartition("#")[0])
-            if instance and not instance.is_live and instance.worker == worker:
+            id = key.rpartition("#")[0]
+            instance = self.cluster.instances.get(id)
+            if instance is None:
+                gone.append(id)  # dropped as surplus meanwhile: nothing is left to wait for
+            elif instance.key == key and self._orders.is_removing(instance, worker):
                 self._ledger.drop(instance)
-                self._ledger.happened("removed", instance.id, "record and logs deleted", worker)
-                gone.append(instance.id)
+                self._ledger.happened("removed", id, "record and logs deleted", worker)
+                gone.append(id)
         self._orders.removed(gone)

@@ -6,8 +6,11 @@ worker the instance is bound to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from corps.core import believe
 from corps.core.accept import end_message
 from corps.core.explain import explain
 from corps.core.ledger import Ledger
@@ -23,10 +26,12 @@ from corps.model.instance import (
     Vanished,
     move,
 )
-from corps.model.name import AttemptKey, WorkerName, split_attempt_key
+from corps.model.name import AttemptKey, WorkerName, split_attempt_key, split_instance_id
 from corps.wire.worker import Forget, Report, Start
 
 ECANCELED = 125
+FOREIGN_MAX = 1_000  # attempts that are told of as foreign
+NUMBER_MAX = 1_000_000_000
 
 
 class Observer:
@@ -37,21 +42,15 @@ class Observer:
         self._orders = orders
         self._foreign: dict[AttemptKey, None] = {}
 
-    def reported(self, worker: WorkerName, reports: tuple[Report, ...]) -> None:
+    def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
         """Apply, then let the worker forget the deaths that are durable here."""
-        dead: list[AttemptKey] = []
-        for report in reports:
-            instance = self._instance_of(worker, report)
-            if instance is None:
-                continue
-            if instance.is_live:
-                instance = self._apply(instance, report)
-            elif report.state is not InstanceState.DEAD:
-                self._strange(worker, report.key, "is reported alive after its death was recorded")
-            if not instance.is_live and report.state is InstanceState.DEAD:
-                dead.append(report.key)
-        if dead:
-            self._ledger.send_to(worker, Forget(keys=tuple(dead)))
+        over: list[AttemptKey] = []
+        for said in reports:
+            report = believe.report(said)
+            if report is not None and self._is_over(worker, report):
+                over.append(report.key)
+        if over:
+            self._ledger.send_to(worker, Forget(keys=tuple(over)))
 
     def worker_lost(self, worker: WorkerName) -> None:
         """Nobody can say now whether its instances run."""
@@ -62,7 +61,7 @@ class Observer:
                 self._ledger.happened("unknown", instance.id, text, worker)
 
     def rejoined(
-        self, worker: WorkerName, reports: tuple[Report, ...], *, same_boot: bool, same_state: bool
+        self, worker: WorkerName, reports: Sequence[Report], *, same_boot: bool, same_state: bool
     ) -> None:
         """The worker said everything it still has: settle each instance it should have.
 
@@ -74,55 +73,83 @@ class Observer:
         self.reported(worker, reports)
         for instance in before:
             if instance.key in listed:
-                self._press(instance.key)
+                self._press(instance.id)
             elif instance.pid is None and same_boot and same_state:
                 self._send_again(instance)
             else:
                 self._vanish(instance, same_boot, same_state)
 
-    def _instance_of(self, worker: WorkerName, report: Report) -> Instance | None:
+    def _is_over(self, worker: WorkerName, report: Report) -> bool:
+        """Apply one report. True: its attempt is dead, and the worker need not tell it again."""
+        is_dead = report.state is InstanceState.DEAD
         try:
             id, attempt = split_attempt_key(report.key)
         except CorpsError:
             self._strange(worker, report.key[:80], "is no attempt")
-            return None
+            return False
         instance = self._ledger.cluster.instances.get(id)
+        if instance is None and self._was_ours(id):
+            if not is_dead:
+                self._strange(worker, report.key, "lives, and its record was removed")
+            return is_dead
         if instance is None or instance.attempt != attempt:
             self._strange(worker, report.key, "is not known here")
-            return None
+            self._take_number(id)
+            return False
         if instance.worker != worker:
             self._strange(worker, report.key, f"belongs to {instance.worker}")
-            return None
-        return instance
+            return False
+        if instance.is_live:
+            instance = self._apply(instance, report)
+        elif not is_dead:
+            self._strange(worker, report.key, "is reported alive after its death was recorded")
+        return is_dead and not instance.is_live
+
+    def _was_ours(self, id: str) -> bool:
+        """Its number was given out here, so its record was removed after its death."""
+        app, number = split_instance_id(id) or ("", 0)
+        known = self._ledger.cluster.apps.get(app)
+        return known is not None and number < known.next_number
+
+    def _take_number(self, id: str) -> None:
+        """A store that was set back would give the number out again: two programs, one name."""
+        app, number = split_instance_id(id) or ("", 0)
+        taken = self._ledger.taken
+        if number < NUMBER_MAX and (app in taken or len(taken) < FOREIGN_MAX):
+            taken[app] = max(number, taken.get(app, 0))
 
     def _apply(self, instance: Instance, report: Report) -> Instance:
         now = self._ledger.now
         if report.state is not instance.state and report.state not in MOVES[instance.state]:
             return instance
-        came_back = instance.state is InstanceState.UNKNOWN
         changed = _with_facts(instance, report)
-        if report.death is not None:
-            return self._bury(changed, report.death)
         if report.state is InstanceState.DEAD:
-            return self._bury(changed, Vanished(reason="its worker reported no reason"))
+            death = report.death or Vanished(reason="its worker reported no reason")
+            return self._bury(changed, death, was_seen=instance.started_at is not None)
+        if report.state is InstanceState.RUNNING and changed.pid is None:
+            return instance  # running as nothing: not a word of it is believed
         if report.state is not instance.state:
             changed = move(changed, report.state, now)
         if changed != instance:
             self._change(changed)
-            self._tell_story(instance, changed, came_back)
+            self._tell_story(instance, changed)
         return changed
 
-    def _tell_story(self, old: Instance, new: Instance, came_back: bool) -> None:
-        if came_back:
+    def _tell_story(self, old: Instance, new: Instance) -> None:
+        if new.state is old.state:
+            return
+        if old.state is InstanceState.UNKNOWN:
             text = f"{new.worker} is back and says: {new.state}"
             self._ledger.happened("found", new.id, text, new.worker)
-        elif new.state is InstanceState.RUNNING and old.state is not InstanceState.RUNNING:
+        elif new.state is InstanceState.RUNNING:
             self._ledger.happened("started", new.id, f"running as pid {new.pid}", new.worker)
-        elif new.state is InstanceState.FETCHING and old.state is not InstanceState.FETCHING:
+        elif new.state is InstanceState.FETCHING:
             text = f"{new.worker} fetches the files it lacks"
             self._ledger.happened("fetching", new.id, text, new.worker)
 
-    def _bury(self, instance: Instance, death: Death) -> Instance:
+    def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
+        if isinstance(death, Vanished) and was_seen:
+            death = Vanished(reason=death.reason)  # it did run: we were told so in its life
         cause, message = explain(death, instance.asked, instance.delivered)
         now = self._ledger.now
         dead = msgspec.structs.replace(
@@ -141,15 +168,14 @@ class Observer:
             text = "stopped before its worker had started it"
             self._bury(instance, SpawnFailed(stage="cancelled", errno=ECANCELED, message=text))
             return
-        if instance.state is not InstanceState.PENDING:
-            instance = move(instance, InstanceState.PENDING, self._ledger.now)
-            self._change(instance)
+        if instance.state is InstanceState.UNKNOWN:
+            self._change(move(instance, InstanceState.PENDING, self._ledger.now))
         self._ledger.send_to(instance.worker, Start(key=instance.key, launch=instance.launch))
 
-    def _press(self, key: AttemptKey) -> None:
+    def _press(self, id: str) -> None:
         """It should be ended, and its worker may not have heard so."""
-        instance = self._ledger.cluster.instances.get(key.rpartition("#")[0])
-        if instance and instance.is_live and instance.desired is Desired.STOPPED:
+        instance = self._ledger.cluster.instances[id]
+        if instance.is_live and instance.desired is Desired.STOPPED:
             self._ledger.send_to(instance.worker, end_message(instance, self._ledger.now))
 
     def _vanish(self, instance: Instance, same_boot: bool, same_state: bool) -> None:
@@ -159,11 +185,12 @@ class Observer:
             reason = f"the state directory of {instance.worker} is another one now"
         else:
             reason = f"{instance.worker} has no record of it any more"
-        self._bury(instance, Vanished(reason=reason, may_have_run=instance.pid is None))
+        was_seen = instance.started_at is not None
+        self._bury(instance, Vanished(reason=reason, may_have_run=True), was_seen=was_seen)
 
     def _strange(self, worker: WorkerName, key: AttemptKey, what: str) -> None:
         """Said once per attempt: never a reason to end anything."""
-        if key not in self._foreign and len(self._foreign) < 10_000:
+        if key not in self._foreign and len(self._foreign) < FOREIGN_MAX:
             self._foreign[key] = None
             self._ledger.happened("foreign", worker, f"attempt {key!r} {what}: left alone", worker)
 

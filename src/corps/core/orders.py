@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from corps.core import accept
+from corps.core import accept, believe
 from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
@@ -36,7 +36,14 @@ from corps.model.command import (
 from corps.model.instance import Instance, InstanceState
 from corps.model.name import CommandId, Digest, InstanceId, WorkerName
 from corps.model.view import CopyView, DeleteView
-from corps.wire.worker import Installed, SendSignal, SignalDone, Uninstalled
+from corps.wire.worker import (
+    Install,
+    Installed,
+    Progress,
+    SendSignal,
+    SignalDone,
+    Uninstalled,
+)
 from corps.wire.worker import Remove as RemoveFiles
 
 _STARTED = frozenset(
@@ -56,7 +63,7 @@ class Orders:
         self._rows: dict[CommandId, dict[WorkerName, CopyView | DeleteView]] = {}
         for record in list(ledger.cluster.commands.values()):
             if record.result is None:
-                self._await(record)
+                self._await(record, is_resumed=True)
 
     def receive(self, event: Commanded) -> None:
         """Accept, refuse, or answer again."""
@@ -65,9 +72,9 @@ class Orders:
             self._accept(event)
         elif known.body != event.body:
             text = f"command {event.id} was sent before with another body: use a new id"
-            self._ledger.reply(event.id, Failure(code="conflict", message=text))
+            self._ledger.reply(event.id, event.body, Failure(code="conflict", message=text))
         elif known.result is not None:
-            self._ledger.reply(event.id, known.result)
+            self._ledger.reply(event.id, event.body, known.result)
 
     def settle(self, instance: Instance) -> None:
         """An instance changed, or was removed: commands that wait for it may be done."""
@@ -76,10 +83,20 @@ class Orders:
             if _is_settled(command, instance):
                 self._tick_off(id, instance.id)
 
-    def signaled(self, message: SignalDone) -> None:
+    def signaled(self, worker: WorkerName, message: SignalDone) -> None:
         record = self._ledger.cluster.commands.get(message.command)
-        if record is not None and record.result is None:
-            self._tick_off(record.id, message.key.rpartition("#")[0])
+        instance = self._ledger.cluster.instances.get(message.key.rpartition("#")[0])
+        if record is None or not isinstance(record.command, Signal) or instance is None:
+            return
+        if instance.key == message.key and instance.worker == worker:
+            self._tick_off(record.id, instance.id)
+
+    def is_removing(self, instance: Instance, worker: WorkerName) -> bool:
+        """It is dead, and somebody asked this worker to delete what is left of it."""
+        commands = self._ledger.cluster.commands
+        waiting = self._waiting.get(instance.id, {})
+        is_theirs = instance.worker == worker and not instance.is_live
+        return is_theirs and any(isinstance(commands[id].command, Remove) for id in waiting)
 
     def removed(self, ids: list[InstanceId]) -> None:
         for id in ids:
@@ -99,16 +116,14 @@ class Orders:
             row = self._rows[id][worker]
             if isinstance(row, DeleteView) and row.digest == message.digest:
                 result = "in use: nothing was removed" if message.in_use else accept.REMOVED
-                self._rows[id][worker] = msgspec.structs.replace(row, result=result)
-                self._tick_off(id, _slot(worker))
+                self._settle_row(id, msgspec.structs.replace(row, result=result))
 
     def worker_lost(self, worker: WorkerName) -> None:
         """Nothing waits for a worker that is gone."""
         for id in self._waiting_for_worker(worker):
             row = self._rows[id][worker]
             gone = accept.gone(self._ledger, worker)
-            self._rows[id][worker] = msgspec.structs.replace(row, result=gone)
-            self._tick_off(id, _slot(worker))
+            self._settle_row(id, msgspec.structs.replace(row, result=gone))
         for record, instance in self._pending(worker, Remove):
             self._tick_off(record.id, instance.id)
 
@@ -116,9 +131,14 @@ class Orders:
         """What was sent on an earlier connection may not have arrived: ask again for the rest."""
         for id in self._waiting_for_worker(worker):
             row = self._rows[id][worker]
-            if isinstance(row, DeleteView) and row.digest not in installed:
-                self._rows[id][worker] = msgspec.structs.replace(row, result=accept.REMOVED)
-                self._tick_off(id, _slot(worker))
+            is_wanted = self._ledger.is_wanted(worker, row.digest)
+            if isinstance(row, DeleteView) and (is_wanted or row.digest not in installed):
+                self._settle_row(id, msgspec.structs.replace(row, result=accept.REMOVED))
+            elif isinstance(row, CopyView) and not is_wanted:
+                text = "deleted before it was installed"
+                self._settle_row(id, msgspec.structs.replace(row, result=text))
+            elif isinstance(row, CopyView) and row.digest in installed:
+                self._ledger.send_to(worker, Install(digest=row.digest))
         for _, instance in self._pending(worker, Remove):
             self._ledger.send_to(worker, RemoveFiles(keys=(instance.key,)))
         for record, instance in self._pending(worker, Signal):
@@ -137,13 +157,23 @@ class Orders:
         """Rows of a copy so far, for eyes only."""
         return tuple(row for row in self._rows.get(id, {}).values() if isinstance(row, CopyView))
 
-    def on_progress(self, worker: WorkerName, digest: Digest, sent: int, total: int) -> None:
+    def on_progress(self, worker: WorkerName, message: Progress) -> None:
         for id in self._waiting_for_worker(worker):
             row = self._rows[id][worker]
-            if isinstance(row, CopyView) and row.digest == digest:
+            if isinstance(row, CopyView) and row.digest == message.digest:
                 self._rows[id][worker] = msgspec.structs.replace(
-                    row, bytes_sent=sent, bytes_total=total
+                    row,
+                    bytes_sent=believe.count(message.bytes_sent),
+                    bytes_total=believe.count(message.bytes_total),
                 )
+
+    def check(self) -> None:
+        """Assert that what is waited for and what waits agree."""
+        commands = self._ledger.cluster.commands.values()
+        undone = {record.id for record in commands if record.result is None}
+        assert undone == set(self._left)
+        pairs = {(id, slot) for id, left in self._left.items() for slot in left}
+        assert pairs == {(id, slot) for slot, ids in self._waiting.items() for id in ids}
 
     # ---- accept
 
@@ -153,9 +183,8 @@ class Orders:
             command = accept.resolve(ledger, event.command)
             targets = _targets(ledger, event, command)
         except CorpsError as error:
-            ledger.reply(
-                event.id, Failure(code=error.code, message=error.message, details=error.details)
-            )
+            failure = Failure(code=error.code, message=error.message, details=error.details)
+            ledger.reply(event.id, event.body, failure)
             return
         record = CommandRecord(
             id=event.id,
@@ -170,14 +199,14 @@ class Orders:
         if not targets:
             self._finish(record)
 
-    def _await(self, record: CommandRecord) -> None:
+    def _await(self, record: CommandRecord, *, is_resumed: bool = False) -> None:
         on_workers = isinstance(record.command, Copy | Delete)
         slots = [_slot(name) for name in record.targets] if on_workers else list(record.targets)
         self._left[record.id] = dict.fromkeys(slots)
         for slot in slots:
             self._waiting.setdefault(slot, {})[record.id] = None
         if isinstance(record.command, Copy | Delete):
-            rows = accept.rows(self._ledger, record.command, record.targets)
+            rows = accept.rows(self._ledger, record.command, record.targets, is_resumed=is_resumed)
             self._rows[record.id] = {row.worker: row for row in rows}
             for row in rows:
                 if row.result != accept.WAITING:
@@ -201,14 +230,17 @@ class Orders:
             if message is not None:
                 row = msgspec.structs.replace(
                     row,
-                    bytes_sent=message.bytes_sent,
-                    bytes_total=message.bytes_total,
-                    files_sent=message.files_sent,
-                    files_total=message.files_total,
-                    seconds=message.seconds,
+                    bytes_sent=believe.count(message.bytes_sent),
+                    bytes_total=believe.count(message.bytes_total),
+                    files_sent=believe.count(message.files_sent),
+                    files_total=believe.count(message.files_total),
+                    seconds=believe.seconds(message.seconds),
                 )
-            self._rows[id][worker] = row
-            self._tick_off(id, _slot(worker))
+            self._settle_row(id, row)
+
+    def _settle_row(self, id: CommandId, row: CopyView | DeleteView) -> None:
+        self._rows[id][row.worker] = row
+        self._tick_off(id, _slot(row.worker))
 
     def _waiting_for_worker(self, worker: WorkerName) -> list[CommandId]:
         return list(self._waiting.get(_slot(worker), {}))
@@ -241,7 +273,7 @@ class Orders:
         result = self._result(record)
         self._rows.pop(record.id, None)
         self._ledger.save(msgspec.structs.replace(record, result=result, done_at=self._ledger.now))
-        self._ledger.reply(record.id, result)
+        self._ledger.reply(record.id, record.body, result)
 
     def _result(self, record: CommandRecord) -> AnyResult:
         rows = self._rows.get(record.id, {}).values()

@@ -3,16 +3,19 @@
     opened --Hello--> greeted --last Inventory--> joined --(closed)--> suspect --2 beats--> lost
                                                      ^------ one beat lost: suspect, heard: ready
 
-A lost worker comes back only through a new Hello with everything it still runs.
+A lost worker comes back only through a new Hello with everything it still runs. What arrives late
+on an older connection is not heard: it says how things were.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import assert_never
 
 import msgspec
 
+from corps.core.believe import COUNT_MAX
 from corps.core.ledger import Ledger
 from corps.core.liveness import Hearing
 from corps.core.observe import Observer
@@ -20,7 +23,7 @@ from corps.core.orders import Orders
 from corps.errors import Conflict, CorpsError, Invalid, ProtocolError
 from corps.model.instance import InstanceState
 from corps.model.name import Digest, WorkerName, check_name
-from corps.model.selector import check_label
+from corps.model.selector import ALL, check_label
 from corps.model.worker import Worker, WorkerState
 from corps.wire.codec import PROTOCOL_VERSION
 from corps.wire.worker import (
@@ -34,12 +37,19 @@ from corps.wire.worker import (
     Welcome,
 )
 
+JOIN_MAX_S = 10.0
+REPORTS_MAX = 200_000
+ARTIFACTS_MAX = 20_000
+LABELS_MAX = 64
+FACT_MAX = 200
+
 
 class Phase(Enum):
     OPENED = auto()
     GREETED = auto()
     JOINED = auto()
-    EXPELLED = auto()  # lost while connected: only a new Hello counts
+    EXPELLED = auto()  # lost while connected: what it says next is answered with Rejoin
+    RECALLED = auto()  # told to rejoin: only a new Hello counts
 
 
 @dataclass
@@ -65,6 +75,8 @@ class Roster:
         self._heartbeat_s = heartbeat_s
         self._hearing = Hearing(ledger.now)
         self._sessions: dict[int, Session] = {}
+        self._strangers: dict[int, float] = {}  # sessions that must join soon, oldest first
+        self._newest: dict[WorkerName, int] = {}  # the last session that joined, open or not
         self.installed: dict[WorkerName, dict[Digest, None]] = {}
         for worker in list(ledger.cluster.workers.values()):
             # Nobody is connected to a master that has just begun; each gets the full two beats.
@@ -80,6 +92,7 @@ class Roster:
 
     def opened(self, session: int, address: str) -> None:
         self._sessions[session] = Session(session, address)
+        self._strangers[session] = self._hearing.awake
 
     def session(self, id: int) -> Session | None:
         return self._sessions.get(id)
@@ -87,6 +100,7 @@ class Roster:
     def closed(self, id: int) -> None:
         """Seen at once: no new work; two beats of silence decide whether it is lost."""
         session = self._sessions.pop(id, None)
+        self._strangers.pop(id, None)
         if session is None or session.worker is None:
             return
         if self._ledger.session_of.get(session.worker) == id:
@@ -95,17 +109,31 @@ class Roster:
             if worker.state is WorkerState.READY:
                 self._set_state(worker, WorkerState.SUSPECT, "its connection closed")
 
-    def heard(self, session: Session) -> bool:
-        """Any message is a sign of life. False: this worker must say hello first."""
-        if session.phase is Phase.EXPELLED:
-            self._ledger.send(session.id, Rejoin())
-            return False
-        if session.worker is not None and session.phase is Phase.JOINED:
-            self._hearing.hear(session.worker)
-            worker = self._ledger.cluster.workers[session.worker]
-            if worker.state is WorkerState.SUSPECT:
-                self._set_state(worker, WorkerState.READY, "heard again")
-        return True
+    def shut(self, session: Session, reason: str) -> None:
+        """Close it, and hear no more of it: what it still says may be old."""
+        self._ledger.close(session.id, reason)
+        self.closed(session.id)
+
+    def heard(self, session: Session) -> WorkerName | None:
+        """Whose message this is, and a sign of life of it. None: it must say hello first."""
+        match session.phase:
+            case Phase.JOINED:
+                assert session.worker is not None
+                self._hearing.hear(session.worker)
+                worker = self._ledger.cluster.workers[session.worker]
+                if worker.state is WorkerState.SUSPECT:
+                    self._set_state(worker, WorkerState.READY, "heard again")
+                return session.worker
+            case Phase.EXPELLED:
+                self._ledger.send(session.id, Rejoin())
+                session.phase = Phase.RECALLED
+            case Phase.OPENED:
+                self.shut(session, "no hello")
+            case Phase.GREETED | Phase.RECALLED:
+                pass  # said before it read our answer
+            case _:
+                assert_never(session.phase)
+        return None
 
     def judge(self) -> None:
         for name, state in self._hearing.silent(self._heartbeat_s):
@@ -115,16 +143,16 @@ class Roster:
                 self._lose(worker, silence_s)
             elif worker.state is WorkerState.READY:
                 self._set_state(worker, state, f"silent for {silence_s:.2f} s")
+        for id, since in list(self._strangers.items()):
+            if self._hearing.awake - since <= JOIN_MAX_S:
+                break
+            self.shut(self._sessions[id], f"not joined within {JOIN_MAX_S:g} s")
 
     def greet(self, session: Session, hello: Hello) -> None:
-        if session.phase not in (Phase.OPENED, Phase.EXPELLED):
-            self._ledger.close(session.id, "a second hello")
+        if session.phase in (Phase.GREETED, Phase.JOINED):
+            self.shut(session, "a second hello")
             return
-        try:
-            self._check_hello(session, hello)
-        except CorpsError as error:
-            self._ledger.send(session.id, Refused(code=error.code, message=error.message))
-            self._ledger.close(session.id, error.message)
+        if not self._is_welcome(session, hello):
             return
         session.phase, session.hello = Phase.GREETED, hello
         session.reports, session.artifacts = [], {}
@@ -136,21 +164,36 @@ class Roster:
 
     def take_inventory(self, session: Session, inventory: Inventory) -> None:
         if session.phase is not Phase.GREETED or session.hello is None:
-            self._ledger.close(session.id, "an inventory without a hello")
+            self.shut(session, "an inventory without a hello")
             return
         session.reports.extend(inventory.reports)
         session.artifacts.update(dict.fromkeys(inventory.artifacts))
-        if inventory.is_last:
+        if len(session.reports) > REPORTS_MAX or len(session.artifacts) > ARTIFACTS_MAX:
+            self.shut(session, f"more than {REPORTS_MAX} attempts or {ARTIFACTS_MAX} artifacts")
+        elif inventory.is_last:
             self._join(session, session.hello)
+
+    def has_installed(self, worker: WorkerName, digest: Digest) -> None:
+        """Remember it, unless nobody wants it there any more."""
+        if self._ledger.is_wanted(worker, digest):
+            self.installed[worker][digest] = None
+        else:
+            self._ledger.send_to(worker, Uninstall(digest=digest))
 
     def _join(self, session: Session, hello: Hello) -> None:
         ledger, name = self._ledger, hello.name
+        if session.id < self._newest.get(name, 0):
+            self.shut(session, "the worker connected again since")
+            return
+        if not self._is_welcome(session, hello):
+            return  # others joined since it said hello
         known = ledger.cluster.workers.get(name)
         self._replace_session(session, name)
         self.installed[name] = dict(session.artifacts)
         self._hearing.hear(name)
         self._enroll(session, hello, known)
-        reports, session.reports = tuple(session.reports), []
+        reports, session.reports = session.reports, []
+        artifacts, session.artifacts = session.artifacts, {}
         self._observer.rejoined(
             name,
             reports,
@@ -158,16 +201,15 @@ class Roster:
             same_state=known is None or known.state_id == hello.state_id,
         )
         self._reconcile_artifacts(name)
-        self._orders.worker_joined(name, session.artifacts)
+        self._orders.worker_joined(name, artifacts)
 
     def _replace_session(self, session: Session, name: WorkerName) -> None:
         old = self._ledger.session_of.get(name)
-        if old is not None and old != session.id:
-            self._ledger.close(old, "the worker connected again")
-            self._sessions[old].worker = None
-            self._sessions[old].phase = Phase.EXPELLED
         session.phase, session.worker = Phase.JOINED, name
-        self._ledger.session_of[name] = session.id
+        self._strangers.pop(session.id, None)
+        self._ledger.session_of[name] = self._newest[name] = session.id
+        if old is not None and old != session.id:
+            self.shut(self._sessions[old], "the worker connected again")
 
     def _enroll(self, session: Session, hello: Hello, known: Worker | None) -> None:
         """Saved in one step with what became of its instances: a crash sees both or neither."""
@@ -194,37 +236,36 @@ class Roster:
 
     def _reconcile_artifacts(self, name: WorkerName) -> None:
         """Desired against observed: what is missing is installed, what nobody wants is removed."""
-        cluster = self._ledger.cluster
-        desired = {
-            artifact.digest: None
-            for artifact in cluster.artifacts.values()
-            if name in artifact.workers
-        }
-        used = {instance.launch.digest: None for instance in cluster.live_on(name)}
-        for digest in desired:
-            if digest not in self.installed[name]:
-                self._ledger.send_to(name, Install(digest=digest))
-        for digest in list(self.installed[name]):
-            if digest not in desired and digest not in used:
-                self._ledger.send_to(name, Uninstall(digest=digest))
+        ledger, there = self._ledger, self.installed[name]
+        for artifact in ledger.cluster.artifacts.values():
+            if name in artifact.workers and artifact.digest not in there:
+                ledger.send_to(name, Install(digest=artifact.digest))
+        for digest in [digest for digest in there if not ledger.is_wanted(name, digest)]:
+            ledger.send_to(name, Uninstall(digest=digest))
 
-    def _check_hello(self, session: Session, hello: Hello) -> None:
+    def _is_welcome(self, session: Session, hello: Hello) -> bool:
+        """False: it was refused, and told why."""
+        try:
+            self._check_hello(hello)
+        except CorpsError as error:
+            self._ledger.send(session.id, Refused(code=error.code, message=error.message))
+            self.shut(session, error.message)
+            return False
+        return True
+
+    def _check_hello(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"worker speaks protocol {hello.protocol}, master {PROTOCOL_VERSION}: "
                 "install the same version of corps on both"
             )
-        check_name("worker", hello.name)
-        for key, value in hello.labels.items():
-            check_label(f"{key}={value}")
+        _check_facts(hello)
         cluster = self._ledger.cluster
         if hello.cluster is not None and hello.cluster != cluster.meta.cluster:
             raise Conflict(
-                f"worker {hello.name!r} belongs to cluster {hello.cluster}, this is "
+                f"worker {hello.name!r} belongs to cluster {hello.cluster[:FACT_MAX]}, this is "
                 f"{cluster.meta.cluster}: start it with another --dir or --name"
             )
-        if not hello.state_id or not hello.boot_id:
-            raise Invalid("hello without state_id or boot_id", field="state_id")
         known = cluster.workers.get(hello.name)
         if known is None or known.state_id == hello.state_id:
             return
@@ -260,3 +301,20 @@ class Roster:
             if worker.state is WorkerState.LOST:
                 states = {i.state for i in self._ledger.cluster.live_on(worker.name)}
                 assert states <= {InstanceState.UNKNOWN}, worker.name
+
+
+def _check_facts(hello: Hello) -> None:
+    """Raise Invalid for what no honest worker says of itself."""
+    check_name("worker", hello.name)
+    if hello.name == ALL:
+        raise Invalid(f"a worker cannot be named {ALL!r}, which means every worker", field="name")
+    if len(hello.labels) > LABELS_MAX:
+        raise Invalid(f"{len(hello.labels)} labels: at most {LABELS_MAX}", field="labels")
+    for key, value in hello.labels.items():
+        check_label(f"{key}={value}")
+    if not hello.state_id or not hello.boot_id:
+        raise Invalid("hello without state_id or boot_id", field="state_id")
+    if max(len(hello.state_id), len(hello.boot_id), len(hello.version)) > FACT_MAX:
+        raise Invalid(f"state_id, boot_id or version over {FACT_MAX} characters", field="hello")
+    if not (0 <= hello.cpu_count < COUNT_MAX and 0 <= hello.memory_bytes < COUNT_MAX):
+        raise Invalid("a number of processors or bytes that cannot be", field="hello")

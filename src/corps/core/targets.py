@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from corps.core.cluster import Cluster
@@ -24,7 +25,7 @@ def find_instances(
     if not 0 < len(targets) <= TARGETS_MAX:
         raise Invalid(f"{len(targets)} targets: from 1 to {TARGETS_MAX}", field="targets")
     found: dict[str, Instance] = {}
-    for target in targets:
+    for target in dict.fromkeys(targets):
         for instance in _of(cluster, target):
             if with_dead or instance.is_live or instance.id == target:
                 found[instance.id] = instance
@@ -39,7 +40,7 @@ def _of(cluster: Cluster, target: str) -> list[Instance]:
         return [instance]
     if target in cluster.apps:
         return cluster.of_app(target)
-    known = [*cluster.apps, *cluster.instances]
+    known = itertools.chain(cluster.apps, cluster.instances)
     raise NotFound(
         f"no app or instance {target[:80]!r}{did_you_mean(target, known)}", target=target
     )

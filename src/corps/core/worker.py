@@ -6,16 +6,15 @@ the disk, and what is not there was never started.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 from typing import assert_never
 
 import msgspec
 
-from corps.core.attempts import Attempt, died, kept, usage_of
+from corps.core import believe
+from corps.core.children import Children
 from corps.core.events import (
     Adopt,
-    Fetch,
     Instruct,
     KeeperGone,
     KeeperSaid,
@@ -24,9 +23,7 @@ from corps.core.events import (
     MasterSaid,
     Peaks,
     Performed,
-    RemoveArtifact,
     RemoveFiles,
-    Spawn,
     SpawnBlocked,
     Tell,
     Tick,
@@ -34,14 +31,15 @@ from corps.core.events import (
     WorkerEffect,
     WorkerEvent,
 )
-from corps.model.instance import InstanceState, SpawnFailed
+from corps.core.stock import Stock
+from corps.model.instance import InstanceState
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
 from corps.wire.worker import Report
 
-ECANCELED = 125
-ESRCH = 3
 ENOENT = 2
+REPORTS_A_PART = 100  # a frame has room for that many of the largest
+DIGESTS_A_PART = 5_000
 S = InstanceState
 
 
@@ -50,355 +48,195 @@ class WorkerCore:
 
     def __init__(self, hello: worker.Hello, installed: Iterable[Digest]) -> None:
         self._hello = hello
-        self._installed: dict[Digest, None] = dict.fromkeys(installed)
-        self._fetching: dict[Digest, None] = {}
-        self._attempts: dict[AttemptKey, Attempt] = {}
-        self._signals: dict[tuple[AttemptKey, int], list[str]] = {}
+        self._children = Children(self._effect, self._tell)
+        self._stock = Stock(installed, self._effect, self._children.is_used, self._in_use)
         self._is_linked = False
         self._is_welcome = False
-        self._has_keeper = False
-        self._floor_bytes = 0
         self._heartbeat_s = 1.0
         self._beat_at = 0.0
         self._beats = 0
-        self._changed: dict[AttemptKey, None] = {}
         self._now = 0.0
         self._effects: list[WorkerEffect] = []
 
-    def step(self, now: float, event: WorkerEvent) -> list[WorkerEffect]:  # noqa: C901, PLR0912 - a case per event
+    def step(self, now: float, event: WorkerEvent) -> list[WorkerEffect]:
         assert now >= self._now, "the clock went backwards"
-        self._now = now
+        self._now = self._children.now = now
         match event:
             case Tick():
-                self._tick()
-            case Linked():
-                self._is_linked, self._is_welcome = True, False
-                self._tell(self._hello)
-            case Unlinked():
-                self._is_linked = self._is_welcome = False
+                self._beat()
+                self._children.escalate()
+            case Linked() | Unlinked():
+                self._is_linked, self._is_welcome = isinstance(event, Linked), False
+                self._say_hello()
             case MasterSaid():
                 for message in event.messages:
                     self._obey(message)
-            case KeeperSaid():
-                reasons = dict(event.reasons)
-                for said in event.messages:
-                    self._keeper_said(said, reasons)
-            case KeeperGone():
-                self._has_keeper = False
+            case KeeperSaid() | KeeperGone():
+                self._hear_keeper(event)
             case Performed():
                 self._performed(event)
             case SpawnBlocked():
-                self._fail(event.key, event.stage, event.errno, event.message)
+                self._children.blocked(event)
             case Peaks():
-                for key, peak in event.peaks:
-                    if key in self._attempts:
-                        self._attempts[key].peak_bytes = peak
+                self._children.saw_peaks(event)
             case _:
                 assert_never(event)
         return self._take()
 
     def report(self, key: AttemptKey) -> Report | None:
         """What is known of an attempt, None when it is forgotten or never was."""
-        attempt = self._attempts.get(key)
+        attempt = self._children.table.get(key)
         return attempt.report if attempt else None
 
     def live(self) -> list[tuple[AttemptKey, int]]:
         """Attempts with a living process, and its pid."""
         return [
             (key, attempt.report.pid)
-            for key, attempt in self._attempts.items()
+            for key, attempt in self._children.table.items()
             if attempt.report.pid is not None and attempt.report.state is not S.DEAD
         ]
 
     def check(self) -> None:
         """Assert every invariant."""
-        for key, attempt in self._attempts.items():
-            report = attempt.report
-            assert report.key == key
-            assert (report.death is not None) is (report.state is S.DEAD), key
-            assert report.state is not S.RUNNING or report.pid is not None, key
-            if report.state is S.FETCHING:
-                assert report.digest in self._fetching, key
+        self._children.check()
+        assert not self._is_welcome or self._children.has_listing
+        for attempt in self._children.table.values():
+            if attempt.report.state is S.FETCHING:
+                assert self._stock.is_coming(attempt.report.digest), attempt.report.key
 
-    # ---- time
+    # ---- the master
 
-    def _tick(self) -> None:
+    def _beat(self) -> None:
         if self._is_welcome and self._now >= self._beat_at:
             self._beats += 1
             # Keep the cadence, but never send a burst for beats that were missed.
             self._beat_at = max(self._beat_at + self._heartbeat_s, self._now)
             self._tell(worker.Heartbeat(seq=self._beats))
-        for attempt in self._attempts.values():
-            if attempt.kill_at is not None and self._now >= attempt.kill_at:
-                attempt.kill_at = None
-                attempt.end_signal = int(signal.SIGKILL)
-                self._signal(attempt)
-
-    # ---- the master
 
     def _obey(self, message: worker.ToWorker) -> None:  # noqa: C901, PLR0912 - a case per message
         match message:
             case worker.Welcome():
                 self._be_welcome(message)
             case worker.Refused():
-                self._effects.append(Leave(message.code, message.message))
+                self._effect(Leave(message.code, message.message))
             case worker.Rejoin():
                 self._is_welcome = False
-                self._tell(self._hello)
+                self._say_hello()
             case worker.Start():
                 self._start(message)
             case worker.End():
-                self._end(message)
+                self._children.end(message)
             case worker.SendSignal():
-                self._send_signal(message)
+                self._children.send_signal(message)
             case worker.Forget():
-                self._forget(message.keys)
+                self._children.forget(message.keys)
             case worker.Remove():
-                self._effects.append(RemoveFiles(message.keys))
+                self._effect(RemoveFiles(tuple(filter(self._children.is_dead, message.keys))))
             case worker.Install():
-                self._fetch(message.digest)
+                self._stock.fetch(message.digest)
             case worker.Uninstall():
-                self._uninstall(message.digest)
+                self._stock.remove(message.digest)
             case worker.Shutdown():
-                self._effects.append(Instruct(keeper.Quit()))
-                self._effects.append(Leave(None, "the master ended this worker"))
+                self._effect(Instruct(keeper.Quit()))
+                self._effect(Leave(None, "the master ended this worker"))
             case worker.Sample() | worker.ReadLog():
-                raise AssertionError("questions are answered by the driver")
+                pass  # the driver answers questions
             case _:
                 assert_never(message)
+
+    def _say_hello(self) -> None:
+        """Once the keeper has said what runs here: who says hello must know it."""
+        if self._is_linked and self._children.has_listing:
+            self._effect(Tell(self._hello))
 
     def _be_welcome(self, message: worker.Welcome) -> None:
         if self._hello.cluster is None:
             self._hello = msgspec.structs.replace(self._hello, cluster=message.cluster)
-            self._effects.append(Adopt(message.cluster))
+            self._effect(Adopt(message.cluster))
+        elif self._hello.cluster != message.cluster:
+            text = f"the master there is of cluster {message.cluster}, not {self._hello.cluster}"
+            self._effect(Leave("conflict", text))
+            return
         self._is_welcome = True
         self._heartbeat_s = message.heartbeat_s
         self._beat_at = self._now + message.heartbeat_s
-        reports = [attempt.report for attempt in self._attempts.values()]
-        self._changed.clear()
-        size = worker.INVENTORY_BATCH
-        parts = [tuple(reports[at : at + size]) for at in range(0, len(reports), size)] or [()]
-        for number, part in enumerate(parts, 1):
-            is_last = number == len(parts)
-            artifacts = tuple(self._installed) if is_last else ()
-            self._tell(worker.Inventory(reports=part, artifacts=artifacts, is_last=is_last))
+        self._children.changed.clear()
+        reports = [attempt.report for attempt in self._children.table.values()]
+        artifacts = self._stock.there
+        parts = max(-(-len(reports) // REPORTS_A_PART), -(-len(artifacts) // DIGESTS_A_PART), 1)
+        for part in range(parts):
+            at, digest_at = part * REPORTS_A_PART, part * DIGESTS_A_PART
+            self._tell(
+                worker.Inventory(
+                    reports=tuple(reports[at : at + REPORTS_A_PART]),
+                    artifacts=artifacts[digest_at : digest_at + DIGESTS_A_PART],
+                    is_last=part == parts - 1,
+                )
+            )
 
     def _start(self, message: worker.Start) -> None:
-        key, digest = message.key, message.launch.digest
-        if key in self._attempts:
-            self._changed[key] = None  # heard before: say again how it is
+        attempt = self._children.add(message)
+        if attempt is None:
             return
-        report = Report(key=key, state=S.PENDING, digest=digest, received_at=self._now)
-        attempt = self._attempts[key] = Attempt(report=report, launch=message.launch)
-        if digest in self._installed:
-            self._spawn(attempt)
+        if message.launch.digest in self._stock:
+            self._children.spawn(attempt)
         else:
-            self._update(attempt, state=S.FETCHING)
-            self._fetch(digest)
+            self._children.await_files(attempt)
+            self._stock.fetch(message.launch.digest)
 
-    def _fetch(self, digest: Digest) -> None:
-        if digest not in self._fetching:
-            self._fetching[digest] = None
-            self._effects.append(Fetch(digest))
+    # ---- the keeper and the driver
 
-    def _spawn(self, attempt: Attempt) -> None:
-        """The files are there: have the keeper start it, now or as soon as there is a keeper."""
-        assert attempt.launch is not None
-        report = msgspec.structs.replace(attempt.report, state=S.STARTING, fetched_at=self._now)
-        attempt.report = report  # not worth a message: running or dead follows at once
-        if self._has_keeper:
-            self._effects.append(Spawn(report.key, attempt.launch))
-
-    def _end(self, message: worker.End) -> None:
-        attempt = self._attempts.get(message.key)
-        if attempt is None:
-            return  # it ended, and the master knows
-        if attempt.report.state in (S.PENDING, S.FETCHING):
-            self._fail(message.key, "cancelled", ECANCELED, "stopped before it was started")
-            return
-        if attempt.report.state is S.DEAD:
-            self._changed[message.key] = None
-            return
-        if attempt.end_signal == message.signal and attempt.kill_at is not None:
-            return  # asked before, and the grace still runs
-        attempt.end_signal = message.signal
-        attempt.kill_at = None if message.grace_s is None else self._now + message.grace_s
-        if attempt.report.state is not S.STARTING:
-            self._signal(attempt)
-            if attempt.report.state is not S.STOPPING:
-                self._update(attempt, state=S.STOPPING)
-
-    def _signal(self, attempt: Attempt) -> None:
-        assert attempt.end_signal is not None
-        if self._has_keeper and attempt.report.state is not S.STARTING:
-            message = keeper.SendSignal(key=attempt.report.key, signal=attempt.end_signal)
-            self._effects.append(Instruct(message))
-
-    def _send_signal(self, message: worker.SendSignal) -> None:
-        attempt = self._attempts.get(message.key)
-        if attempt is None or attempt.report.pid is None or not self._has_keeper:
-            self._tell(worker.SignalDone(key=message.key, command=message.command, errno=ESRCH))
-            return
-        slot = (message.key, message.signal)
-        self._signals.setdefault(slot, []).append(message.command)
-        self._effects.append(Instruct(keeper.SendSignal(key=message.key, signal=message.signal)))
-
-    def _forget(self, keys: tuple[AttemptKey, ...]) -> None:
-        gone = tuple(
-            key
-            for key in keys
-            if key in self._attempts and self._attempts[key].report.state is S.DEAD
-        )
-        for key in gone:
-            del self._attempts[key]
-            self._changed.pop(key, None)
-        if gone and self._has_keeper:
-            self._effects.append(Instruct(keeper.Forget(keys=gone)))
-
-    def _uninstall(self, digest: Digest) -> None:
-        users = (
-            attempt.report
-            for attempt in self._attempts.values()
-            if attempt.report.digest == digest and attempt.report.state is not S.DEAD
-        )
-        if digest in self._fetching or next(users, None) is not None:
-            self._tell(worker.Uninstalled(digest=digest, in_use=True))
+    def _hear_keeper(self, event: KeeperSaid | KeeperGone) -> None:
+        had_listing = self._children.has_listing
+        if isinstance(event, KeeperSaid):
+            self._children.keeper_said(event)
         else:
-            self._installed.pop(digest, None)
-            self._effects.append(RemoveArtifact(digest))
-
-    # ---- the keeper
-
-    def _keeper_said(self, said: keeper.FromKeeper, reasons: dict[AttemptKey, str]) -> None:
-        match said:
-            case keeper.Listing():
-                self._list(said, reasons)
-            case keeper.Spawned():
-                self._spawned(said)
-            case keeper.Ended():
-                self._ended(said.attempt, reasons)
-            case keeper.Signaled():
-                for command in self._signals.pop((said.key, said.signal), []):
-                    self._tell(worker.SignalDone(key=said.key, command=command, errno=said.errno))
-            case keeper.Refused():
-                if said.key is not None and said.key in self._attempts:
-                    self._fail(said.key, "keeper", 0, said.reason)
-            case keeper.TotalsNow():
-                pass  # the driver answers questions with it
-            case _:
-                assert_never(said)
-
-    def _list(self, listing: keeper.Listing, reasons: dict[AttemptKey, str]) -> None:
-        """The keeper's word: what it lists is, and what it does not list was never started."""
-        self._floor_bytes = listing.floor_bytes
-        for attempt in listing.attempts:
-            if attempt.is_live:
-                self._adopt(attempt)
-            else:
-                self._ended(attempt, reasons)
-        if not listing.is_last:
-            return
-        self._has_keeper = True
-        for known in list(self._attempts.values()):
-            if known.report.state is S.STARTING and known.report.pid is None:
-                self._spawn(known)
-
-    def _adopt(self, listed: keeper.KeptAttempt) -> None:
-        attempt = self._attempts.get(listed.key)
-        if attempt is None:
-            attempt = Attempt(report=kept(listed))
-            self._attempts[listed.key] = attempt
-            self._changed[listed.key] = None
-        sent = {delivered.signal for delivered in listed.signals}
-        state = S.STOPPING if attempt.end_signal is not None else S.RUNNING
-        self._update(
-            attempt,
-            state=state,
-            pid=listed.pid,
-            forked_at=listed.forked_at,
-            started_at=attempt.report.started_at or listed.forked_at,
-        )
-        if attempt.end_signal is not None and attempt.end_signal not in sent:
-            message = keeper.SendSignal(key=listed.key, signal=attempt.end_signal)
-            self._effects.append(Instruct(message))
-
-    def _spawned(self, said: keeper.Spawned) -> None:
-        attempt = self._attempts.get(said.key)
-        if attempt is None or attempt.report.state is not S.STARTING:
-            return
-        self._update(
-            attempt,
-            state=S.RUNNING,
-            pid=said.pid,
-            forked_at=said.forked_at,
-            started_at=said.executed_at,
-        )
-        if attempt.end_signal is not None:
-            self._signal(attempt)
-            self._update(attempt, state=S.STOPPING)
-
-    def _ended(self, listed: keeper.KeptAttempt, reasons: dict[AttemptKey, str]) -> None:
-        attempt = self._attempts.get(listed.key)
-        if attempt is None:
-            attempt = self._attempts[listed.key] = Attempt(report=kept(listed))
-        elif attempt.report.state is S.DEAD:
-            return
-        attempt.kill_at = None
-        attempt.report = died(attempt.report, listed, reasons.get(listed.key), self._now)
-        usage = usage_of(listed.usage, self._floor_bytes, attempt.peak_bytes)
-        self._update(attempt, usage=usage)
-        self._changed[listed.key] = None
-
-    # ---- artifacts
+            self._children.keeper_gone()
+        if not had_listing:
+            self._say_hello()
 
     def _performed(self, event: Performed) -> None:
         outcome = event.outcome
-        self._tell(outcome)
         match outcome:
             case worker.Installed():
-                self._fetching.pop(outcome.digest, None)
-                self._installed[outcome.digest] = None
-                for attempt in self._waiting_for(outcome.digest):
-                    self._spawn(attempt)
+                self._tell(outcome)
+                for attempt in self._children.waiting_for(outcome.digest):
+                    self._children.spawn(attempt)
+                self._stock.performed(outcome.digest, is_there=True)
             case worker.InstallFailed():
-                self._fetching.pop(outcome.digest, None)
-                for attempt in self._waiting_for(outcome.digest):
-                    self._fail(attempt.report.key, "fetch", ENOENT, outcome.message)
-            case worker.Uninstalled() | worker.Removed():
-                pass
+                reason = believe.text(outcome.message)
+                self._tell(worker.InstallFailed(digest=outcome.digest, message=reason))
+                self._stock.performed(outcome.digest, is_there=outcome.digest in self._stock)
+                if not self._stock.is_coming(outcome.digest):
+                    for attempt in self._children.waiting_for(outcome.digest):
+                        self._children.not_started(attempt.report.key, "fetch", ENOENT, reason)
+            case worker.Uninstalled():
+                self._tell(outcome)
+                self._stock.performed(outcome.digest, is_there=outcome.in_use)
+            case worker.Removed():
+                self._tell(outcome)
             case _:
                 assert_never(outcome)
 
-    def _waiting_for(self, digest: Digest) -> list[Attempt]:
-        return [
-            attempt
-            for attempt in self._attempts.values()
-            if attempt.report.state is S.FETCHING and attempt.report.digest == digest
-        ]
+    def _in_use(self, digest: Digest) -> None:
+        self._tell(worker.Uninstalled(digest=digest, in_use=True))
 
-    # ---- changes
-
-    def _fail(self, key: AttemptKey, stage: str, errno: int, message: str) -> None:
-        death = SpawnFailed(stage=stage, errno=errno, message=message)
-        attempt = self._attempts.get(key)
-        if attempt is not None and attempt.report.state is not S.DEAD:
-            attempt.kill_at = None
-            self._update(attempt, state=S.DEAD, death=death, ended_at=self._now)
-
-    def _update(self, attempt: Attempt, **fields: object) -> None:
-        attempt.report = msgspec.structs.replace(attempt.report, **fields)
-        self._changed[attempt.report.key] = None
+    # ---- effects
 
     def _tell(self, message: worker.FromWorker) -> None:
-        if self._is_linked:
-            self._effects.append(Tell(message))
+        """What the master would not hear now it learns from the next inventory."""
+        if self._is_welcome:
+            self._effect(Tell(message))
+
+    def _effect(self, effect: WorkerEffect) -> None:
+        self._effects.append(effect)
 
     def _take(self) -> list[WorkerEffect]:
-        if self._changed and self._is_welcome:
-            reports = tuple(self._attempts[key].report for key in self._changed)
-            size = worker.INVENTORY_BATCH
-            for at in range(0, len(reports), size):
-                self._effects.append(Tell(worker.Changed(reports=reports[at : at + size])))
-            self._changed.clear()
+        children = self._children
+        if children.changed and self._is_welcome:
+            reports = tuple(children.table[key].report for key in children.changed)
+            for at in range(0, len(reports), REPORTS_A_PART):
+                self._effect(Tell(worker.Changed(reports=reports[at : at + REPORTS_A_PART])))
+            children.changed.clear()
         effects, self._effects = self._effects, []
         return effects

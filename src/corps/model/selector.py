@@ -51,6 +51,8 @@ def parse_selector(text: str) -> Selector:
             labels[check_label(term)] = None
         else:
             names.update(dict.fromkeys(_expand(term)))
+        if len(names) > RANGE_MAX:
+            raise Invalid(f"selector of over {RANGE_MAX} names", field="selector")
     return Selector(tuple(names), tuple(labels))
 
 

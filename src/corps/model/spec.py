@@ -61,7 +61,10 @@ def parse_signal(text: str) -> int:
 def _size(noun: str, field: str, text: str) -> int:
     if "\0" in text:
         raise Invalid(f"{noun} {field} has a NUL character", field=field)
-    size_bytes = len(text.encode("utf-8", "surrogateescape"))
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        raise Invalid(f"{noun} {field} is not UTF-8", field=field) from None
     if size_bytes > ARG_MAX_BYTES:
         raise Invalid(
             f"{noun} {field} has {size_bytes} bytes: at most {ARG_MAX_BYTES}", field=field
@@ -81,7 +84,5 @@ def _check_env_name(name: str) -> None:
 def _check_cwd(cwd: str) -> None:
     if not cwd.startswith("/"):
         raise Invalid(f"directory {cwd[:80]!r} is not absolute", field="cwd")
-    if "\0" in cwd or len(cwd.encode("utf-8", "surrogateescape")) > CWD_MAX_BYTES:
-        raise Invalid(
-            f"directory {cwd[:80]!r} has a NUL or over {CWD_MAX_BYTES} bytes", field="cwd"
-        )
+    if _size("directory", "cwd", cwd) > CWD_MAX_BYTES + 1:
+        raise Invalid(f"directory {cwd[:80]!r} has over {CWD_MAX_BYTES} bytes", field="cwd")

@@ -1,0 +1,111 @@
+"""What of a peer's words may enter the tables: no time that no calendar has, no endless text.
+
+A number that cannot be is missing, never guessed; a death that cannot be is a death nobody saw.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+import msgspec
+
+from corps.model.instance import (
+    Death,
+    Delivered,
+    Exited,
+    InstanceState,
+    Signaled,
+    SpawnFailed,
+    Usage,
+    Vanished,
+)
+from corps.wire.worker import Report
+
+TIME_MAX_S = 100_000_000_000.0  # the year 5138: later ones datetime may refuse
+TEXT_MAX = 1_000
+DELIVERED_MAX = 64
+PID_MAX = 1 << 31
+COUNT_MAX = 1 << 63
+SIGNAL_MAX = 64
+
+
+def text(said: str) -> str:
+    """At most TEXT_MAX characters of it."""
+    return said if len(said) <= TEXT_MAX else f"{said[: TEXT_MAX - 3]}..."
+
+
+def moment(at: float | None) -> float | None:
+    """Unix seconds that a calendar has, else None."""
+    return at if at is not None and 0 < at < TIME_MAX_S else None
+
+
+def seconds(duration: float) -> float | None:
+    """A duration that can be, else None."""
+    return duration if 0 <= duration < TIME_MAX_S else None
+
+
+def count(number: int) -> int:
+    """A count or size, within what every store and reader can hold."""
+    return min(max(number, 0), COUNT_MAX - 1)
+
+
+def report(said: Report) -> Report | None:
+    """The report without what cannot be; None when nothing is left that means anything."""
+    if said.state is InstanceState.UNKNOWN:
+        return None  # that is the master's word for a silent worker
+    pid = said.pid if said.pid is not None and 0 < said.pid < PID_MAX else None
+    is_dead = said.state is InstanceState.DEAD
+    return msgspec.structs.replace(
+        said,
+        pid=pid,
+        received_at=moment(said.received_at),
+        fetched_at=moment(said.fetched_at),
+        forked_at=moment(said.forked_at),
+        started_at=moment(said.started_at),
+        ended_at=moment(said.ended_at) if is_dead else None,
+        delivered=_delivered(said.delivered),
+        death=_death(said.death) if is_dead and said.death is not None else None,
+        usage=None if said.usage is None else _usage(said.usage),
+    )
+
+
+def _delivered(said: tuple[Delivered, ...]) -> tuple[Delivered, ...]:
+    return tuple(
+        sent
+        for sent in said[-DELIVERED_MAX:]
+        if 0 < sent.signal <= SIGNAL_MAX and moment(sent.at) is not None
+    )
+
+
+def _death(said: Death) -> Death:
+    match said:
+        case Exited():
+            return said if 0 <= said.code <= 255 else _impossible(f"exit code {said.code}")
+        case Signaled():
+            is_signal = 0 < said.signal <= 127
+            return said if is_signal else _impossible(f"signal {said.signal}")
+        case SpawnFailed():
+            return SpawnFailed(
+                stage=text(said.stage), errno=said.errno % COUNT_MAX, message=text(said.message)
+            )
+        case Vanished():
+            return Vanished(reason=text(said.reason), may_have_run=said.may_have_run)
+        case _:
+            assert_never(said)
+
+
+def _impossible(what: str) -> Vanished:
+    return Vanished(reason=f"its worker reported {what}, which cannot be")
+
+
+def _usage(said: Usage) -> Usage | None:
+    if not (math.isfinite(said.cpu_user_s) and math.isfinite(said.cpu_system_s)):
+        return None
+    return msgspec.structs.replace(
+        said,
+        cpu_user_s=max(0.0, said.cpu_user_s),
+        cpu_system_s=max(0.0, said.cpu_system_s),
+        max_rss_bytes=None if said.max_rss_bytes is None else count(said.max_rss_bytes),
+        rss_bytes=None if said.rss_bytes is None else count(said.rss_bytes),
+    )

@@ -94,7 +94,7 @@ def test_a_large_frame_between_small_ones_is_whole(size: int) -> None:
     sent: list[FromWorker] = [Heartbeat(seq=1), a_log_read(size), Heartbeat(seq=2)]
     decoder = a_decoder()
     assert feed(decoder, b"".join(map(encode_frame, sent))) == sent
-    assert len(decoder.get_buffer()) == BUFFER_BYTES, "the large buffer is given back"
+    assert len(decoder.get_buffer()) <= BUFFER_BYTES, "the large buffer is given back"
 
 
 def test_an_empty_frame_is_refused() -> None:

@@ -97,14 +97,16 @@ class WorkerDriver:
             self.feed(ev.MasterSaid(tuple(orders)))
 
     async def tick(self) -> None:
+        """Beats and deadlines; and the peak of each process soon after its start, then at times."""
         peaks_at = 0.0
         while True:
             await asyncio.sleep(TICK_S)
             self.feed(ev.Tick())
-            if self._loop.time() >= peaks_at:
+            whole = self._loop.time() >= peaks_at
+            if whole:
                 peaks_at = self._loop.time() + PEAKS_EVERY_S
-                if peaks := self._processes.peaks():
-                    self.feed(ev.Peaks(peaks))
+            if peaks := self._processes.peaks(whole=whole):
+                self.feed(ev.Peaks(peaks))
 
     async def close(self) -> None:
         """The daemon ends, the keeper and the apps go on."""

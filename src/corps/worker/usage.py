@@ -34,6 +34,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._watched: dict[AttemptKey, tuple[int, int, int]] = {}
+        self._unsampled: dict[AttemptKey, None] = {}
 
     def watch(self, key: AttemptKey, pid: int, pidfd: int) -> None:
         """Take over `pidfd`. Nothing is opened for a process that is gone already."""
@@ -50,6 +51,7 @@ class Processes:
             os.close(pidfd)
             return
         self._watched[key] = (pidfd, stat, status)
+        self._unsampled[key] = None
         if _has_ended(pidfd):
             # The pid may have been given to somebody else before we opened its files.
             self.drop(key)
@@ -59,6 +61,7 @@ class Processes:
         return watched[0] if watched else None
 
     def drop(self, key: AttemptKey) -> None:
+        self._unsampled.pop(key, None)
         for fd in self._watched.pop(key, ()):
             os.close(fd)
 
@@ -71,12 +74,12 @@ class Processes:
                 found.append(live)
         return found
 
-    def peaks(self) -> tuple[tuple[AttemptKey, int], ...]:
-        """VmHWM of each, in bytes."""
+    def peaks(self, *, whole: bool) -> tuple[tuple[AttemptKey, int], ...]:
+        """VmHWM in bytes of all, or only of those that were never asked."""
+        keys = list(self._watched if whole else self._unsampled)
+        self._unsampled.clear()
         return tuple(
-            (key, peak)
-            for key, (_, _, status) in self._watched.items()
-            if (peak := _peak_bytes(status)) is not None
+            (key, peak) for key in keys if (peak := _peak_bytes(self._watched[key][2])) is not None
         )
 
     def close(self) -> None:

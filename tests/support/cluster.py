@@ -65,6 +65,10 @@ class Cluster:
     def returncode(self, name: str) -> int | None:
         return self._daemons[name].poll()
 
+    def pids(self) -> list[int]:
+        """The daemons that this test started."""
+        return [daemon.pid for daemon in self._daemons.values()]
+
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 

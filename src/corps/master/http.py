@@ -236,6 +236,10 @@ def _on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[
     return _failure(error.status_code, Failure(code=code, message=message))
 
 
+def _on_deep_json(_: Request[Any, Any, Any], error: RecursionError) -> Response[Failure]:
+    return _failure(400, Failure(code="malformed", message="JSON nested too deep"))
+
+
 def _only_json(request: Request[Any, Any, Any]) -> None:
     """A form or plain text is not a command, whatever it holds."""
     if request.method == "POST" and request.content_type[0] != "application/json":
@@ -260,7 +264,11 @@ def make_app(master: Master) -> Litestar:
             shutdown,
         ],
         state=State({"master": master}),
-        exception_handlers={CorpsError: _on_corps_error, HTTPException: _on_http_error},
+        exception_handlers={
+            CorpsError: _on_corps_error,
+            HTTPException: _on_http_error,
+            RecursionError: _on_deep_json,
+        },
         openapi_config=OpenAPIConfig(
             title="corps",
             version=master.version,

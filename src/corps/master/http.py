@@ -7,6 +7,7 @@ Errors are `Failure` in JSON with the status of their class; the OpenAPI documen
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -42,6 +43,8 @@ from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
+
+_log = logging.getLogger("corps.master")
 Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
 
 
@@ -240,6 +243,12 @@ def _on_deep_json(_: Request[Any, Any, Any], error: RecursionError) -> Response[
     return _failure(400, Failure(code="malformed", message="JSON nested too deep"))
 
 
+def _on_bug(_: Request[Any, Any, Any], error: Exception) -> Response[Failure]:
+    _log.error("a bug in a route", exc_info=error)
+    text = f"a bug of the master, please report it: {type(error).__name__}: {error}"
+    return _failure(500, Failure(code="bug", message=text))
+
+
 def _only_json(request: Request[Any, Any, Any]) -> None:
     """A form or plain text is not a command, whatever it holds."""
     if request.method == "POST" and request.content_type[0] != "application/json":
@@ -268,6 +277,7 @@ def make_app(master: Master) -> Litestar:
             CorpsError: _on_corps_error,
             HTTPException: _on_http_error,
             RecursionError: _on_deep_json,
+            Exception: _on_bug,
         },
         openapi_config=OpenAPIConfig(
             title="corps",

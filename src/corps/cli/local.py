@@ -5,15 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from signal import SIGKILL, SIGTERM, Signals
+from signal import SIGKILL, SIGTERM
 
 import msgspec
 
 from corps.cli import render
-from corps.cli.lock import holder, keeper_holder, send_to_holder
+from corps.cli.lock import Holder, holder, keeper_holder
 from corps.client import Client
 from corps.clock import Clock
 from corps.config import Settings
@@ -70,33 +70,26 @@ class Cluster:
 
     def end(self) -> bool:
         """Stop every app, then end workers, keepers and master. False: nothing was there to end."""
-        held = dict(self._held())
-        if not held:
-            (self.settings.state_dir / UP).unlink(missing_ok=True)
-            return False
-        if MASTER not in held:
+        held = self._holders()
+        if held and MASTER not in held:
             render.note("corps: the master is gone; starting it again to end all in order")
             self._start_master()
             with suppress(Failed):
                 self._await(self._are_ready, self.names)
-        self._stop_apps()
-        self.client.shutdown(self.names)
-        self._await_end(ENDED_S)
-        for number in (SIGTERM, SIGKILL):
-            self._force(number)
+            held = self._holders()
+        if held:
+            self._stop_apps()
+            self.client.shutdown(self.names)
+            self._end(held)
         (self.settings.state_dir / UP).unlink(missing_ok=True)
-        left = dict(self._held())
-        if left:
-            raise TimedOut(f"still there: {_listed(left)}")
-        return True
+        return bool(held)
 
     def watch(self) -> None:
         """Returns when all is ended from elsewhere. Raise Failed when the master dies alone."""
         master = self._started[MASTER]
         while master.poll() is None:
             time.sleep(WATCH_S)
-        self._await_end(ENDED_S)
-        if dict(self._held()):
+        if self._left(self._holders(), 0.0 if master.returncode else ENDED_S):
             self._show_log(MASTER)
             raise Failed(
                 f"the master has ended with status {master.returncode}; workers and apps go on: "
@@ -125,6 +118,7 @@ class Cluster:
         log = self._log(name)
         command = [sys.executable, "-P", "-m", "corps.cli.main", "--dir", self.settings.dir]
         try:
+            self.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with log.open("ab") as output:
                 self._started[name] = subprocess.Popen(
@@ -187,24 +181,28 @@ class Cluster:
         if unknown:
             render.error(f"what became of {' '.join(unknown)} is unknown: their workers are lost")
 
-    def _await_end(self, seconds: float) -> None:
-        deadline = self._clock() + seconds
-        while self._clock() < deadline:
-            for process in self._started.values():
-                process.poll()  # reaps it: a zombie still answers to its pid
-            if not any(True for _ in self._held()):
-                return
-            time.sleep(LOOK_S)
+    def _end(self, held: dict[str, Holder]) -> None:
+        """Wait until these have ended as they were asked to; else make them."""
+        left = self._left(held, ENDED_S)
+        for number in (SIGTERM, SIGKILL):
+            for title, process in left.items():
+                render.note(f"corps: {title} is still there: sending {number.name}")
+                process.send(number)
+            left = self._left(left, KILLED_S)
+        if left:
+            still = ", ".join(f"{title} (pid {process.pid})" for title, process in left.items())
+            raise TimedOut(f"still there: {still}")
 
-    def _force(self, number: Signals) -> None:
-        """For what did not end when asked. A keeper that still has children ignores SIGTERM."""
-        held = dict(self._held())
-        for title in held:
-            render.note(f"corps: {title} is still there: sending {number.name}")
-        for path, find in self._locks().values():
-            send_to_holder(path, find, number)
-        if held:
-            self._await_end(KILLED_S)
+    def _left(self, held: dict[str, Holder], seconds: float) -> dict[str, Holder]:
+        """Those of `held` that have not ended in time."""
+        deadline = self._clock() + seconds
+        left: dict[str, Holder] = {}
+        for title, process in held.items():
+            if process.is_gone(max(0.0, deadline - self._clock())):
+                process.close()
+            else:
+                left[title] = process
+        return left
 
     def _abandon(self) -> None:
         """End what a failed start has begun; what was there before it stays."""
@@ -216,33 +214,25 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for name in self._started:
-            if name != MASTER:  # it ignores SIGTERM while it has children
-                send_to_holder(self._keeper_lock(name), keeper_holder, SIGTERM)
-        self._await_end(KILLED_S)
+        keepers = self._holders()
+        for keeper in keepers.values():
+            keeper.send(SIGTERM)  # it ignores that while it has children
+        self._left(keepers, KILLED_S)
 
-    def _held(self) -> Iterable[tuple[str, int]]:
-        for title, (path, find) in self._locks().items():
-            pid = find(path)
-            if pid is not None:
-                yield title, pid
-
-    def _locks(self) -> dict[str, tuple[Path, Callable[[Path], int | None]]]:
-        locks: dict[str, tuple[Path, Callable[[Path], int | None]]] = {}
-        locks[MASTER] = (self._lock(MASTER), holder)
+    def _holders(self) -> dict[str, Holder]:
+        """The processes there are."""
+        found = {MASTER: Holder.find(self._lock(MASTER), holder)}
         for name in self.names:
-            locks[f"worker {name}"] = (self._lock(name), holder)
-            locks[f"keeper of {name}"] = (self._keeper_lock(name), keeper_holder)
-        return locks
+            keeper = self._directory(name) / "keeper.lock"
+            found[f"worker {name}"] = Holder.find(self._lock(name), holder)
+            found[f"keeper of {name}"] = Holder.find(keeper, keeper_holder)
+        return {title: process for title, process in found.items() if process is not None}
 
     def _directory(self, name: str) -> Path:
         return self.settings.master_dir if name == MASTER else self.settings.worker_dir(name)
 
     def _lock(self, name: str) -> Path:
         return self._directory(name) / "lock"
-
-    def _keeper_lock(self, name: str) -> Path:
-        return self._directory(name) / "keeper.lock"
 
     def _log(self, name: str) -> Path:
         return self._directory(name) / "log"
@@ -255,7 +245,3 @@ def find_cluster(settings: Settings) -> Cluster:
     except (OSError, msgspec.DecodeError):
         names = []
     return Cluster(settings, names)
-
-
-def _listed(held: dict[str, int]) -> str:
-    return ", ".join(f"{title} (pid {pid})" for title, pid in held.items())

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) where off_t has 64 bits
@@ -44,19 +46,37 @@ def keeper_holder(path: Path) -> int | None:
     return None
 
 
-def send_to_holder(path: Path, find: Callable[[Path], int | None], number: signal.Signals) -> None:
-    """Send a signal to the daemon that holds `path`, as `find` says, and to no other process."""
-    pid = find(path)
-    if not pid:
-        return
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if find(path) == pid:  # held after the pidfd was opened: so it is the pidfd's process
-            signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(pidfd)
+class Holder:
+    """The process that held a lock when it was found. Its pidfd means no other, ever."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+
+    @staticmethod
+    def find(path: Path, find: Callable[[Path], int | None]) -> Holder | None:
+        """Who holds `path`, as `find` says."""
+        pid = find(path)
+        if not pid:
+            return None
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        if find(path) != pid:  # held after the pidfd was opened: then it is the pidfd's process
+            os.close(pidfd)
+            return None
+        return Holder(pid, pidfd)
+
+    def send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def is_gone(self, within_s: float = 0.0) -> bool:
+        """It has ended, a zombie at most."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        return bool(poller.poll(within_s * 1000))
+
+    def close(self) -> None:
+        os.close(self._pidfd)

@@ -15,6 +15,8 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.output import Output
+from prompt_toolkit.output.vt100 import Vt100_Output
 
 from corps.cli import render
 from corps.cli.operator import Operator
@@ -102,6 +104,7 @@ class Shell:
             completer=TreeCompleter(self._operator),
             complete_in_thread=True,
             complete_while_typing=False,
+            output=_output(),
         )
         while not self._is_over:
             try:
@@ -150,6 +153,13 @@ def _split(text: str) -> tuple[list[str], str]:
         return shlex.split(head), last
     except ValueError:  # within quotes
         return head.split(), last
+
+
+def _output() -> Output:
+    """The terminal, never asked where its cursor is: some do not answer, and two seconds pass."""
+    output = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"))
+    output.enable_cpr = False
+    return output
 
 
 def _history(path: Path) -> History:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from types import TracebackType
 from corps.clock import Clock
 
 READ_BYTES = 65_536
+_NOT_TEXT = re.compile(rb"\x1b\[[?0-9;]*[a-zA-Z]|[\x00-\x20]")
 
 
 class Terminal:
@@ -64,6 +66,14 @@ class Terminal:
                 raise AssertionError(f"no {text!r} in {self.seen[self._looked :]!r}")
         begin, self._looked = self._looked, at + len(wanted)
         return self.seen[begin : self._looked]
+
+    def expect_typed(self, line: str, deadline_s: float = 20.0) -> None:
+        """Read until `line` stands at the prompt, however it came there and was drawn."""
+        wanted = line.encode().replace(b" ", b"")
+        end = self._clock() + deadline_s
+        while not _NOT_TEXT.sub(b"", self.seen).endswith(wanted):
+            if not self._read(end - self._clock()):
+                raise AssertionError(f"no {line!r} at the end of {self.seen[self._looked :]!r}")
 
     def wait(self, deadline_s: float = 30.0) -> int:
         """Read to the end; the exit status."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
-from corps.cli.lock import holder, keeper_holder, send_to_holder
+from corps.cli.lock import Holder, holder, keeper_holder
 from corps.daemon import hold_lock
 
 HOLD = """
@@ -41,7 +41,7 @@ def test_nobody_holds_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     assert holder(tmp_path / "lock") is None
     assert keeper_holder(tmp_path / "lock") is None
-    send_to_holder(tmp_path / "lock", holder, SIGKILL)
+    assert Holder.find(tmp_path / "lock", holder) is None
 
 
 def test_the_holder_of_a_posix_lock_is_named_and_ended(tmp_path: Path) -> None:
@@ -49,8 +49,13 @@ def test_the_holder_of_a_posix_lock_is_named_and_ended(tmp_path: Path) -> None:
     with _held(path, "lockf") as process:
         assert holder(path) == process.pid
         assert keeper_holder(path) is None
-        send_to_holder(path, holder, SIGTERM)
+        found = Holder.find(path, holder)
+        assert found is not None and not found.is_gone()
+        found.send(SIGTERM)
+        assert found.is_gone(10)
         assert process.wait(10) == -SIGTERM
+        found.send(SIGKILL)
+        found.close()
         assert holder(path) is None
 
 
@@ -59,8 +64,11 @@ def test_the_holder_of_a_bsd_lock_is_named_and_ended(tmp_path: Path) -> None:
     with _held(path, "flock") as process:
         assert keeper_holder(path) == process.pid
         assert holder(path) is None
-        send_to_holder(path, keeper_holder, SIGKILL)
-        assert process.wait(10) == -SIGKILL
+        found = Holder.find(path, keeper_holder)
+        assert found is not None and found.pid == process.pid
+        found.send(SIGKILL)
+        assert found.is_gone(10)
+        found.close()
         assert keeper_holder(path) is None
 
 

@@ -146,24 +146,25 @@ class WorkerDriver:
         try:
             paths = self._trees.launch_paths(launch.digest)
             stage = "log"
-            work = self._layout.work(key)
-            work.mkdir(mode=0o700, parents=True, exist_ok=True)
+            work = self._layout.make(key)
         except CorpsError as error:
             self._block(key, stage, errno.ENOENT, error.message)
             return
         except OSError as error:
-            self._block(key, stage, error.errno or 0, f"cannot make {work}: {error.strerror}")
+            self._block(
+                key, stage, error.errno or 0, f"cannot make its directory: {error.strerror}"
+            )
             return
-        cwd = self._cwds[key] = launch.cwd or str(work)
+        cwd = self._cwds[key] = launch.cwd or work
         self._keeper.send(
             keeper.Spawn(
                 key=key,
                 path=paths.entry_path,
                 argv=(paths.entry_path, *launch.args),
-                env=self._environment(key, launch, paths, str(work)),
+                env=self._environment(key, launch, paths, work),
                 cwd=cwd,
-                stdout=str(self._layout.log(key, "stdout")),
-                stderr=str(self._layout.log(key, "stderr")),
+                stdout=self._layout.log(key, "stdout"),
+                stderr=self._layout.log(key, "stderr"),
                 note=launch.digest,
             )
         )
@@ -285,7 +286,7 @@ class WorkerDriver:
             path = Path(self._trees.launch_paths(kept.note).entry_path)
         except CorpsError:
             path = self._directory
-        cwd = self._cwds.pop(kept.key, str(self._layout.work(kept.key)))
+        cwd = self._cwds.pop(kept.key, self._layout.work(kept.key))
         return kept.key, diagnose(path, cwd, kept.failed_stage, kept.failed_errno or 0)
 
     def _keeper_gone(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -20,21 +21,30 @@ class Layout:
     """Where the files of each instance lie below the worker's directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._root = directory / "instances"
-        self._root.mkdir(mode=0o700, exist_ok=True)
+        self._root = f"{directory}/instances"
+        os.makedirs(self._root, mode=0o700, exist_ok=True)
 
-    def home(self, key: AttemptKey) -> Path:
+    def home(self, key: AttemptKey) -> str:
         """The directory of an instance; raise Invalid for what is no attempt."""
-        return self._root / split_attempt_key(key)[0]
+        return f"{self._root}/{split_attempt_key(key)[0]}"
 
-    def work(self, key: AttemptKey) -> Path:
+    def work(self, key: AttemptKey) -> str:
         """Where it runs when no other directory is asked for."""
-        return self.home(key) / "work"
+        return f"{self.home(key)}/work"
 
-    def log(self, key: AttemptKey, stream: str) -> Path:
+    def log(self, key: AttemptKey, stream: str) -> str:
         if stream not in STREAMS:
             raise Invalid(f"no stream {stream[:20]!r}: stdout or stderr", field="stream")
-        return self.home(key) / f"{split_attempt_key(key)[1]}.{stream}"
+        instance, attempt = split_attempt_key(key)
+        return f"{self._root}/{instance}/{attempt}.{stream}"
+
+    def make(self, key: AttemptKey) -> str:
+        """Make the directories of an instance; returns where it runs. Raise OSError."""
+        work = self.work(key)
+        for path in (self.home(key), work):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        return work
 
 
 async def read_log(layout: Layout, question: ReadLog, is_running: Callable[[], bool]) -> LogRead:
@@ -80,7 +90,7 @@ def _read(layout: Layout, question: ReadLog, running: bool) -> LogRead:
 
 def _missing(layout: Layout, question: ReadLog, running: bool) -> str | None:
     """None for a log that is only not there yet, or never will be because nothing ran."""
-    if running or layout.home(question.key).exists():
+    if running or os.path.isdir(layout.home(question.key)):
         return None
     return f"there is no log of {question.key!r} on this worker"
 

@@ -8,253 +8,268 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 
-from corps.keeper import kernel, spawn
-from corps.keeper.journal import FAILED, RESERVE_BYTES, TOLD, USED, Attempt, Journal, Json
-from corps.keeper.kernel import Poll
+from corps.keeper import process
+from corps.keeper.journal import RESERVE_BYTES, Journal
+from corps.keeper.process import FAILED, USED, Child, Json, Launch
 
-KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX = 200, 64 << 10, 20
+KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX = 200, 8 << 10, 20
+PRIVATE = {"place", "identity", "executed_at"}  # of the journal, not of the worker
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-NEVER = float("inf")
-
-Send = Callable[..., None]
 
 
 class Children:
-    """`flying`: between fork and exec. `send` takes a message and the pidfd that goes with it."""
+    """`flying` are between fork and exec. `epoll` is readable when `listen` has something to do."""
 
     def __init__(
-        self, journal: Journal, poll: Poll, has_pidfs: bool, launch_s: float, send: Send
+        self, journal: Journal, is_new_kernel: bool, launch_s: float, send: Callable[..., None]
     ) -> None:
-        self.flying: dict[str, Attempt] = {}
-        self._journal, self._poll, self._send = journal, poll, send
-        self._has_pidfs, self._launch_s = has_pidfs, launch_s
-        self._own: dict[int, Attempt] = {}
-        self._asked: dict[str, Attempt] = {}
-        self._has_deaths = self._has_strangers = False
+        self.flying: dict[str, Child] = {}
+        self.epoll = select.epoll()
+        self._journal, self._send = journal, send
+        self._is_new_kernel, self._launch_s = is_new_kernel, launch_s
+        self._asked: dict[str, tuple[str, Launch]] = {}
+        self._own: dict[int, Child] = {}
+        self._heard: dict[int, Child] = {}
+        self._has_deaths = False
 
     def take_over(self) -> None:
         """Adopt or judge what an earlier keeper left alive."""
-        is_same_boot = self._journal.load()
-        for attempt in [one for one in self._journal.table.values() if one.is_live]:
-            self._journal.living += 1
-            if not is_same_boot:  # whether it used its right may not have reached the disk
-                self._end(attempt, None, lost="machine rebooted", executed=True)
+        for key, kept in self._journal.table.items():
+            child = Child(key, kept["pid"])
+            if not kept["is_live"]:
                 continue
-            flag = self._journal.revoke(attempt.place)
-            pidfd = kernel.find(attempt.pid, attempt.key, attempt.inode, attempt.started)
-            if flag == USED and pidfd:
-                self._journal.put(attempt, executed=True)
-                attempt.pidfd = pidfd
-                self._poll.watch(pidfd.number, partial(self._lose, attempt))
+            if not self._journal.is_of_this_boot:  # its mark may never have reached the disk
+                self._end(child, ended_at=None, lost="machine rebooted", executed=True)
+                continue
+            flag = process.revoke(self._journal.file.number, kept["place"])
+            child.pidfd = process.find(child.pid, key, kept["identity"])
+            if flag == USED and child.pidfd:
+                self._journal.put(key, executed=True)
+                self._journal.living[key] = child
+                self._hear(child.pidfd.number, child)
             elif flag == USED:
-                self._end(attempt, None, lost="ended while no keeper was there", executed=True)
+                lost = "ended while no keeper was there"
+                self._end(child, ended_at=None, lost=lost, executed=True)
             else:
                 stage = "execve" if flag == FAILED else "never_executed"
-                self._end(attempt, None, failed_stage=stage)
-        if not self._journal.compact() and not is_same_boot:
+                self._end(child, ended_at=None, failed_stage=stage)
+        if not self._journal.compact() and not self._journal.is_of_this_boot:
             raise OSError("cannot write a journal of this boot")
 
     def spawn(self, message: Json) -> str | None:
-        """Fork, unless the key is known: then tell what is known. Return why it is refused."""
-        key, note = message.get("key"), message.get("note", "")
-        if not isinstance(key, str) or not _is_key(key):
-            return f"a key has 1 to {KEY_MAX} printable ASCII characters"
+        """Ask for a launch; a known key is answered. Return why it is refused."""
+        key, note = message["key"], message["note"]
+        if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
+            raise ValueError("a key that is none")
         if key in self._journal.table:
-            self.tell(self._journal.table[key])
+            self.tell(key)
         if key in self._journal.table or key in self._asked:
             return None
         try:
-            launch = spawn.prepare(message)
-            if not isinstance(note, str) or len(note.encode()) > NOTE_MAX_BYTES:
-                return f"note must be text of at most {NOTE_MAX_BYTES} bytes"
+            launch, size = process.prepare(message), len(note.encode())
         except ValueError as error:
             return str(error)
-        attempt = Attempt(key)
-        attempt.note, attempt.launch = note, launch
-        asked = [*self._asked.values(), attempt]
-        if not self._journal.has_room(sum(6 * len(one.note) + 2 * RESERVE_BYTES for one in asked)):
+        if size > NOTE_MAX_BYTES:
+            return f"a note of {size} bytes: at most {NOTE_MAX_BYTES}"
+        notes = len(note) + sum(len(text) for text, _ in self._asked.values())
+        if not self._journal.has_room(12 * notes + (len(self._asked) + 1) * 2 * RESERVE_BYTES):
             return "no room in the journal: is the disk full?"
-        self._asked[key] = attempt
+        self._asked[key] = note, launch
         return None
 
-    def fork_all(self) -> None:
-        """Fork what was asked for, journal it, and only then let it go on."""
-        asked, self._asked = list(self._asked.values()), {}
-        if not asked:
+    def fork_asked(self) -> None:
+        """Fork what was asked for, journal it, and only then let it go on.
+
+        The forks follow each other closely: after each, every page that is touched costs a fault.
+        """
+        if not self._asked:
             return
-        spawn.start(asked, self._journal.file.number)
-        forked_at = round(time.time(), 6)
-        for attempt in asked:
-            del attempt.launch
-            born = attempt.fields(["pid", "note"]) | {"forked_at": forked_at}
-            born |= {"is_live": attempt.pid > 0, "failed_errno": attempt.failed_errno}
-            if attempt.pidfd and self._has_pidfs:
-                born["inode"] = os.fstat(attempt.pidfd.number).st_ino
-            elif attempt.pidfd:
-                born["started"] = kernel.stat(attempt.pid, kernel.STARTED)
-            self._journal.put(attempt, **born)
-        is_written = self._journal.write()
-        self._journal.sync()
-        for attempt in asked:
-            self._journal.living += 1
-            gate, pipe, attempt.gate = attempt.gate, attempt.status_pipe, None
-            if not gate or not pipe:
-                self._end(attempt, forked_at, failed_stage="fork")
-                self.tell(attempt)
+        fd, asked, self._asked = self._journal.file.number, self._asked, {}
+        born = [process.start(key, launch, fd) for key, (_, launch) in asked.items()]
+        for child in born:
+            kept: Json = {"pid": child.pid, "note": asked[child.key][0], "forked_at": _now()}
+            kept |= {"is_live": True, "executed": False, "identity": 0}
+            if child.pidfd:
+                kept["identity"] = process.identity(child.pid, child.pidfd, self._is_new_kernel)
+            self._journal.put(child.key, **kept)
+            self._journal.living[child.key] = child
+        is_written = self._journal.write(is_batch=True)
+        for child in born:
+            if not child.pipe:
+                self._end(child, failed_stage="fork", failed_errno=child.errno)
+                self.tell(child.key)
                 continue
-            self._own[attempt.pid] = self.flying[attempt.key] = attempt
-            attempt.deadline = time.monotonic() + self._launch_s
-            self._poll.watch(pipe.number, partial(self._hear, attempt))
-            if is_written and attempt.pidfd:
+            self._own[child.pid] = self.flying[child.key] = child
+            child.deadline = time.monotonic() + self._launch_s
+            self._hear(child.pipe.number, child)
+            kept = self._journal.table[child.key]
+            if is_written and child.pidfd and child.gate:
                 with contextlib.suppress(BrokenPipeError):  # killed at its gate
-                    os.write(gate.number, spawn.PLACE.pack(attempt.place))
-            else:  # a gate that closes unopened ends the child
-                attempt.doom, attempt.place = "fork" if is_written else "journal", 0
+                    os.write(child.gate.number, process.PLACE.pack(kept["place"]))
+            else:
+                child.doom, kept["place"] = "fork" if is_written else "journal", 0
+            child.gate = None  # one that closes unopened ends its child
 
-    def signal(self, message: Json) -> str | None:
-        """Deliver now; before exec, SIGKILL now and others when its program can have them."""
-        key, number = message.get("key"), message.get("signal")
-        if not isinstance(key, str) or type(number) is not int or not 0 < number < signal.NSIG:
-            return "signal must be a number from 1 to 64"
-        attempt = self._journal.table.get(key)
-        if attempt and attempt.pidfd and kernel.has_ended(attempt.pidfd):
-            self.reap() if attempt.pid in self._own else self._lose(attempt)
-        if attempt and key in self.flying and number != signal.SIGKILL:
-            attempt.waiting += (number,)
+    def signal(self, message: Json) -> None:
+        """Deliver; before exec only SIGKILL: others wait for the program that will have them."""
+        key, number = message["key"], message["signal"]
+        child = self._journal.living.get(key)
+        if child and child.pidfd and process.has_ended(child.pidfd):
+            self.reap()
+            self.listen()
+        if child and key in self.flying and number != signal.SIGKILL:
+            child.waiting += (number,)
         else:
-            self._deliver(key, attempt, number)
-        return None
+            self._deliver(key, number)
 
     def forget(self, message: Json) -> None:
-        keys, table = message.get("keys"), self._journal.table
-        if isinstance(keys, list):
-            known = [key for key in keys if isinstance(key, str) and key in table]
-            self._journal.forget([key for key in known if not table[key].is_live])
+        table = self._journal.table
+        keys = [key for key in message["keys"] if isinstance(key, str) and key in table]
+        self._journal.forget([key for key in dict.fromkeys(keys) if not table[key]["is_live"]])
 
-    def tell(self, attempt: Attempt) -> None:
-        """Send what is known of it. Of one that flies there is nothing to say yet."""
-        if not attempt.is_live:
-            self._send({"type": "ended", "attempt": told(attempt)})
-        elif attempt.executed:
-            spawned = attempt.fields(["key", "pid", "forked_at"])
-            at = attempt.executed_at or attempt.forked_at
-            self._send({"type": "spawned", "executed_at": at} | spawned, attempt.pidfd)
+    def tell(self, key: str) -> None:
+        """Send what is known of an attempt; of one that flies there is nothing to say yet."""
+        kept, child = self._journal.table[key], self._journal.living.get(key)
+        if not child:
+            self._send({"type": "ended", "attempt": self.told(key)})
+        elif kept["executed"]:
+            spawned = {name: kept[name] for name in ("pid", "forked_at")}
+            spawned["executed_at"] = kept.get("executed_at", kept["forked_at"])
+            self._send({"type": "spawned", "key": key} | spawned, child.pidfd)
+
+    def told(self, key: str) -> Json:
+        child = self._journal.living.get(key)
+        has_pidfd = child is not None and child.pidfd is not None
+        kept = self._journal.table[key].items()
+        told = {name: value for name, value in kept if name not in PRIVATE}
+        return told | {"key": key, "has_pidfd": has_pidfd}
+
+    def listen(self) -> None:
+        """What pipes and pidfds have to say."""
+        for fd, _ in self.epoll.poll(0):
+            child = self._heard[fd]
+            if child.pipe:
+                self._settle(child, is_dead=False)
+            else:
+                self._lose(child)
 
     def reap(self) -> None:
         """Bury all who have ended, orphans too: the status is in the journal before wait4."""
         with contextlib.suppress(ChildProcessError):
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            while seen := os.waitid(os.P_ALL, 0, options):
+            while seen := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 is_exit, is_core = seen.si_code == os.CLD_EXITED, seen.si_code == os.CLD_DUMPED
                 status = seen.si_status << 8 if is_exit else seen.si_status | is_core << 7
-                self._bury(seen.si_pid, status)
-
-    def next_deadline(self) -> float:
-        return min((attempt.deadline for attempt in self.flying.values()), default=NEVER)
+                self._bury(seen.si_pid, self._own.pop(seen.si_pid, None), status)
 
     def end_late_launches(self, now: float) -> None:
-        for attempt in self.flying.values():
-            if now >= attempt.deadline and attempt.pidfd:
-                attempt.doom, attempt.deadline = "timeout", NEVER
-                signal.pidfd_send_signal(attempt.pidfd.number, signal.SIGKILL)
+        for child in self.flying.values():
+            if now >= child.deadline and child.pidfd:
+                child.doom, child.deadline = "timeout", float("inf")
+                signal.pidfd_send_signal(child.pidfd.number, signal.SIGKILL)
 
     def commit(self) -> None:
         """The end of a batch."""
-        if self._has_strangers and self._journal.has_room(RESERVE_BYTES):
-            self._journal.keep_totals()
         if self._has_deaths:
             self._send({"type": "totals", "totals": self._journal.totals})
-        self._has_deaths = self._has_strangers = False
-        self._journal.write()
-        self._journal.sync()
+            if self._journal.has_room(RESERVE_BYTES):
+                self._journal.add({"t": "", "totals": self._journal.totals})
+        self._has_deaths = False
+        self._journal.write(is_batch=True)
         if not self.flying:
             self._journal.compact()
 
-    def _hear(self, attempt: Attempt, is_dead: bool = False) -> None:
-        """The status pipe has a failure, or the end that exec or death makes."""
-        pipe = attempt.status_pipe
-        assert pipe
+    def _hear(self, fd: int, child: Child) -> None:
+        self._heard[fd] = child
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def _unhear(self, fd: int) -> None:
+        del self._heard[fd]
+        self.epoll.unregister(fd)
+
+    def _settle(self, child: Child, is_dead: bool) -> None:
+        """The pipe has a failure, or the end that exec or death makes."""
+        assert child.pipe
         try:
-            attempt.report = os.read(pipe.number, 64)
-        except BlockingIOError:  # of a dead child: another has not closed its copy yet
+            child.report = os.read(child.pipe.number, 64)
+        except BlockingIOError:  # of a dead child: a sibling has not closed its copy yet
             if not is_dead:
                 return
-        self._poll.unwatch(pipe.number)
-        attempt.status_pipe = None
-        if not attempt.report and attempt.place and self._journal.flag(attempt.place) == USED:
-            del self.flying[attempt.key]
-            self._journal.put(attempt, executed=True, executed_at=round(time.time(), 6))
-            self.tell(attempt)
-            for number in attempt.waiting:
-                self._deliver(attempt.key, attempt, number)
-            attempt.waiting = ()
+        self._unhear(child.pipe.number)
+        child.pipe = None
+        place = self._journal.table[child.key]["place"]
+        if not child.report and os.pread(self._journal.file.number, 1, place)[0] == USED:
+            del self.flying[child.key]
+            self._journal.put(child.key, executed=True, executed_at=_now())
+            self.tell(child.key)
+            for number in child.waiting:
+                self._deliver(child.key, number)
+            child.waiting = ()
 
-    def _bury(self, pid: int, status: int) -> None:
-        attempt = self._own.pop(pid, None)
-        if attempt:
-            if attempt.status_pipe:
-                self._hear(attempt, is_dead=True)
-            stage, code = (attempt.report.decode() or f"{attempt.doom} 0").split()
-            failed = {"failed_stage": stage, "failed_errno": int(code) or None}
-            self._end(attempt, time.time(), **{"status": status} if attempt.executed else failed)
-        usage = self._journal.count(os.wait4(pid, 0)[2])
+    def _bury(self, pid: int, child: Child | None, status: int) -> None:
+        if child and child.pipe:
+            self._settle(child, is_dead=True)
+        if child and self._journal.table[child.key]["executed"]:
+            self._end(child, status=status)
+        elif child:
+            stage, code = (child.report.decode() or f"{child.doom} 0").split()
+            self._end(child, failed_stage=stage, failed_errno=int(code) or None)
+        used, totals = os.wait4(pid, 0)[2], self._journal.totals
+        usage = {"cpu_user_s": round(used.ru_utime, 6), "cpu_system_s": round(used.ru_stime, 6)}
+        for name, value in usage.items():
+            totals[name] = round(totals[name] + value, 6)
+        usage["max_rss_bytes"] = used.ru_maxrss * 1024
+        totals["max_rss_bytes"] = max(totals["max_rss_bytes"], usage["max_rss_bytes"])
+        totals["children_dead"] += 1
         self._has_deaths = True
-        if attempt and attempt.executed:
-            self._journal.put(attempt, usage=usage)
-        else:
-            self._has_strangers = True
-        if attempt:
-            self.tell(attempt)
-            for number in attempt.waiting:
-                self._deliver(attempt.key, attempt, number)
+        if child:
+            if self._journal.table[child.key]["executed"]:
+                self._journal.put(child.key, usage=usage)
+            self.tell(child.key)
+            for number in child.waiting:
+                self._deliver(child.key, number)
 
-    def _lose(self, attempt: Attempt) -> None:
+    def _lose(self, child: Child) -> None:
         """An adopted one has ended: no child of ours, but the kernel may tell how."""
-        assert attempt.pidfd
-        self._poll.unwatch(attempt.pidfd.number)
-        status = kernel.exit_status(attempt.pid, attempt.pidfd) if self._has_pidfs else None
+        assert child.pidfd
+        self._unhear(child.pidfd.number)
+        status = process.exit_status(child.pid, child.pidfd) if self._is_new_kernel else None
         if status is None:
-            self._end(attempt, time.time(), lost="keeper lost")
+            self._end(child, lost="keeper lost")
         else:
-            self._end(attempt, time.time(), status=status)
-        self.tell(attempt)
+            self._end(child, status=status)
+        self.tell(child.key)
 
-    def _end(self, attempt: Attempt, at: float | None, **verdict: object) -> None:
-        ended_at = at and round(at, 6)
-        self._journal.put(attempt, is_live=False, ended_at=ended_at, **verdict)
+    def _end(self, child: Child, **verdict: object) -> None:
+        self._journal.put(child.key, **{"is_live": False, "ended_at": _now()} | verdict)
         self._journal.write()
-        self._journal.living -= 1
-        self.flying.pop(attempt.key, None)
-        attempt.pidfd = None
+        self._journal.living.pop(child.key, None)
+        self.flying.pop(child.key, None)
 
-    def _deliver(self, key: str, attempt: Attempt | None, number: int) -> None:
-        answer = {"type": "signaled", "key": key, "signal": number}
+    def _deliver(self, key: str, number: int) -> None:
+        child = self._journal.living.get(key)
+        failed = 0
         try:
-            if not attempt or not attempt.pidfd or kernel.has_ended(attempt.pidfd):
+            if not child or not child.pidfd or process.has_ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
-            signal.pidfd_send_signal(attempt.pidfd.number, number)
+            signal.pidfd_send_signal(child.pidfd.number, number)
+            if number in ENDING:  # a stopped process acts on it only when it runs
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(child.pidfd.number, signal.SIGCONT)
+            signals = [
+                *self._journal.table[key].get("signals", ()),
+                {"signal": number, "at": _now()},
+            ]
+            if self._journal.has_room(RESERVE_BYTES):
+                self._journal.put(key, signals=signals[-SIGNALS_MAX:])
         except OSError as error:
-            self._send(answer | {"errno": error.errno})
-            return
-        if number in ENDING:  # a stopped process acts on it only when it runs
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(attempt.pidfd.number, signal.SIGCONT)
-        delivered: Json = {"signal": number, "at": round(time.time(), 6)}
-        signals = (*attempt.signals, delivered)[-SIGNALS_MAX:]
-        if self._journal.has_room(RESERVE_BYTES):
-            self._journal.put(attempt, signals=signals)
-        attempt.signals = signals
-        self._send(answer | {"errno": 0})
+            failed = error.errno or errno.EINVAL
+        self._send({"type": "signaled", "key": key, "signal": number, "errno": failed})
 
 
-def _is_key(text: str) -> bool:
-    return 0 < len(text) <= KEY_MAX and text.isascii() and text.isprintable()
-
-
-def told(attempt: Attempt) -> Json:
-    return attempt.fields(TOLD) | {"has_pidfd": attempt.pidfd is not None}
+def _now() -> float:
+    return round(time.time(), 6)

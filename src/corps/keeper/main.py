@@ -4,7 +4,7 @@
         main()" DIR [--durable] [--lost-status] [--idle-s=SECONDS] [--launch-s=SECONDS]
 
 `command` makes this argv. DIR has keeper.lock, keeper.sock and journal. The messages are those of
-corps/wire/keeper.py. Standard library only; one epoll loop, in which nothing waits for anybody.
+corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for anybody.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import json
+import math
 import os
 import resource
 import select
@@ -21,20 +23,26 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
 
-from corps.keeper.children import NEVER, Children, told
-from corps.keeper.journal import Journal, Json
-from corps.keeper.kernel import Fd, Poll, log
-from corps.keeper.link import Link
-from corps.keeper.spawn import FD_END
+from corps.keeper import process
+from corps.keeper.children import Children
+from corps.keeper.journal import Journal, encode, log
+from corps.keeper.process import Fd, Json
 
-PR_SET_CHILD_SUBREAPER = 36
-LAUNCH_MAX_S = 30.0
-IDLE_S = 60.0
-FLYING_MAX = 128
-TURN_MAX = 32  # requests between two looks at everything else
+LAUNCH_MAX_S, IDLE_MAX_S = 30.0, 60.0
+FLYING_MAX = 128  # children between fork and exec
+FRAME_MAX_BYTES, QUEUE_MAX_BYTES, READ_BYTES = 4 << 20, 64 << 20, 64 << 10
 PART_MAX, PART_BYTES = 200, 256 << 10  # of a listing; SCM_RIGHTS takes 253 descriptors
+PR_SET_CHILD_SUBREAPER = 36
+SHAPES: dict[str, dict[str, type]] = {
+    "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note"), str)
+    | {"argv": list, "env": dict},
+    "signal": {"key": str, "signal": int},
+    "forget": {"keys": list},
+    "list": {},
+    "quit": {},
+}
 
 
 def command(python: str, directory: str) -> list[str]:
@@ -57,7 +65,7 @@ def main() -> None:
 
 
 class Keeper:
-    """The loop: requests of the one worker in, what happens to its children out."""
+    """The loop: what its one worker asks, what its children do."""
 
     def __init__(self, options: list[str]) -> None:
         _settle_down()
@@ -66,108 +74,52 @@ class Keeper:
             fcntl.flock(self._lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OSError("another keeper serves this directory") from None
-        self._floor_bytes, has_pidfs = _probe()
-        self._idle_s = _seconds(options, "--idle-s=", IDLE_S)
-        self._idle_at = NEVER
-        self._is_done = self._is_told_to_end = self._is_behind = False
-        self._link: Link | None = None
-        self._poll = Poll()
-        wakeup, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._floor_bytes, is_new_kernel = _probe()
+        self._idle_s, self._idle_at = _seconds(options, "--idle-s=", IDLE_MAX_S), math.inf
+        self._is_done = self._is_told_to_end = False
+        self._link: socket.socket | None = None
+        self._inbox, self._queued_bytes = bytearray(), 0
+        self._outbox: deque[tuple[bytes, list[Fd]]] = deque()
+        self._wakeup, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._told_to_end)
-        self._poll.watch(wakeup, lambda: self._woken(wakeup))
         with open("/proc/sys/kernel/random/boot_id") as file:
-            boot = file.read().strip()
-        self._journal = Journal(boot, is_durable="--durable" in options)
-        has_pidfs &= "--lost-status" not in options
+            self._journal = Journal(file.read().strip(), "--durable" in options)
+        is_new_kernel &= "--lost-status" not in options
         launch_s = _seconds(options, "--launch-s=", LAUNCH_MAX_S)
-        self._children = Children(self._journal, self._poll, has_pidfs, launch_s, self._send)
+        self._children = Children(self._journal, is_new_kernel, launch_s, self._send)
         self._children.take_over()
         self._listener = _listen()
-        self._poll.watch(self._listener.fileno(), self._accept)
+        self._epoll = select.epoll()
+        for fd in (self._wakeup, self._children.epoll.fileno(), self._listener.fileno()):
+            self._epoll.register(fd, select.EPOLLIN)
 
     def run(self) -> None:
         while not self._is_done:
-            self._poll.turn(self._timeout_s())
-            self._answer()
-            self._children.fork_all()
+            next_at = min(
+                [self._idle_at, *(child.deadline for child in self._children.flying.values())]
+            )
+            ready = dict(self._epoll.poll(max(0.0, min(next_at - time.monotonic(), 3600.0))))
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+                self._children.reap()
+            if self._children.epoll.fileno() in ready:
+                self._children.listen()
+            if self._listener.fileno() in ready:
+                self._accept()
+            if self._link and self._link.fileno() in ready:
+                self._receive()
+            self._children.fork_asked()
             self._look_at_the_clock()
             self._children.commit()
             self._flush()
         with contextlib.suppress(FileNotFoundError):
             os.unlink("keeper.sock")
 
-    def _timeout_s(self) -> float:
-        if self._is_behind and len(self._children.flying) < FLYING_MAX:
-            return 0
-        next_at = min(self._idle_at, self._children.next_deadline())
-        return -1 if next_at == NEVER else max(0.0, next_at - time.monotonic())
-
-    def _answer(self) -> None:
-        """Some of the requests that are here; none while too many children fly."""
-        for _ in range(TURN_MAX):
-            self._is_behind = self._link is not None
-            if self._link is None or self._is_done or len(self._children.flying) >= FLYING_MAX:
-                return
-            try:
-                message = self._link.next()
-            except ValueError as error:
-                log(f"bad frame: {error}")
-                self._hang_up()
-                return
-            if message is None:
-                self._is_behind = False
-                return
-            self._request(message)
-
-    def _request(self, message: Json) -> None:
-        refused: str | None = None
-        if message.get("type") != "spawn":
-            self._children.fork_all()
-        match message.get("type"):
-            case "spawn":
-                refused = self._children.spawn(message)
-            case "signal":
-                refused = self._children.signal(message)
-            case "forget":
-                self._children.forget(message)
-            case "list":
-                if self._link:
-                    self._link.listings.append(self._parts())
-            case "quit" if self._journal.living:
-                refused = f"{self._journal.living} children live"
-            case "quit":
-                self._is_done = True
-            case unknown:
-                log(f"unknown request {unknown!r}")
-                self._hang_up()
-        if refused:
-            key = message.get("key")
-            key = key if isinstance(key, str) and key.isascii() else None
-            self._send({"type": "refused", "key": key, "reason": refused})
-
-    def _parts(self) -> Iterator[tuple[Json, list[Fd]]]:
-        keys = list(reversed(self._journal.table))
-        is_last = False
-        while not is_last:
-            part: list[Json] = []
-            pidfds: list[Fd] = []
-            size = 0
-            while keys and len(part) < PART_MAX and size < PART_BYTES:
-                if attempt := self._journal.table.get(keys.pop()):
-                    part.append(told(attempt))
-                    pidfds += [attempt.pidfd] if attempt.pidfd else []
-                    size += len(attempt.note)
-            is_last = not keys
-            listing: Json = {"type": "listing", "attempts": part, "totals": self._journal.totals}
-            listing |= {"keeper_pid": os.getpid(), "floor_bytes": self._floor_bytes}
-            yield listing | {"is_last": is_last}, pidfds
-
     def _look_at_the_clock(self) -> None:
-        now = time.monotonic()
+        now, living = time.monotonic(), len(self._journal.living)
         self._children.end_late_launches(now)
-        living = self._journal.living
-        self._idle_at = NEVER if self._link or living else min(self._idle_at, now + self._idle_s)
+        self._idle_at = math.inf if self._link or living else min(self._idle_at, now + self._idle_s)
         if self._is_told_to_end and living:
             log(f"SIGTERM: not ending, {living} children live")
         self._is_done |= now >= self._idle_at or (self._is_told_to_end and not living)
@@ -176,43 +128,116 @@ class Keeper:
     def _told_to_end(self, *_: object) -> None:
         self._is_told_to_end = True
 
-    def _woken(self, wakeup: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(wakeup, 4096)
-        self._children.reap()
-
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            if struct.unpack("=3i", peer)[1] not in (0, os.getuid()):
-                log("a stranger was turned away")
-                return
-            self._hang_up()
-            self._link = Link(connection)
-            self._poll.watch(connection.fileno(), self._receive)
-
-    def _receive(self) -> None:
-        if self._link and not self._link.read():
-            self._hang_up()
+            link, _ = self._listener.accept()
+            peer = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if struct.unpack("=3i", peer)[1] in (0, os.getuid()):
+                self._hang_up()
+                link.setblocking(False)
+                self._link = link
+                self._epoll.register(link, select.EPOLLIN)
 
     def _hang_up(self) -> None:
         if self._link:
-            self._poll.unwatch(self._link.socket.fileno())
-            self._link.socket.close()
-            self._link = None
+            self._epoll.unregister(self._link)
+            self._link.close()
+        self._link, self._queued_bytes = None, 0
+        self._inbox.clear()
+        self._outbox.clear()
 
-    def _send(self, message: Json, pidfd: Fd | None = None) -> None:
+    def _receive(self) -> None:
+        assert self._link
+        try:
+            data = self._link.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._inbox += data
+        try:
+            while self._link and not self._is_done and (message := self._next()):
+                self._request(message)
+        except (ValueError, RecursionError) as error:
+            log(f"not a message of ours: {error}")
+            data = b""
+        if not data:
+            self._hang_up()
+
+    def _next(self) -> Json | None:
+        """The next message when it is whole; ValueError when it is none of ours."""
+        if len(self._inbox) < 4:
+            return None
+        end = 4 + int.from_bytes(self._inbox[:4], "big")
+        if end > 4 + FRAME_MAX_BYTES:
+            raise ValueError(f"frame of {end - 4} bytes")
+        if len(self._inbox) < end:
+            return None
+        message = json.loads(self._inbox[4:end].decode("utf-8", "surrogateescape"))
+        del self._inbox[:end]
+        shape = SHAPES.get(str(message.get("type"))) if type(message) is dict else None
+        if shape is None or any(type(message.get(name)) is not shape[name] for name in shape):
+            raise ValueError("its type is unknown, or a field is missing or wrong")
+        return dict(message)
+
+    def _request(self, message: Json) -> None:
+        kind, living, refused = message["type"], len(self._journal.living), None
+        if kind == "spawn":
+            refused = self._children.spawn(message)
+        else:
+            self._children.fork_asked()
+        if kind == "signal":
+            self._children.signal(message)
+        elif kind == "forget":
+            self._children.forget(message)
+        elif kind == "list":
+            self._list()
+        elif kind == "quit":
+            refused = f"{living} children live" if living else None
+            self._is_done = not living
+        if refused:
+            self._send({"type": "refused", "key": message.get("key"), "reason": refused})
+
+    def _list(self) -> None:
+        keys, told = list(reversed(self._journal.table)), self._children.told
+        listing = {"type": "listing", "keeper_pid": os.getpid(), "floor_bytes": self._floor_bytes}
+        listing |= {"attempts": [], "totals": self._journal.totals, "is_last": False}
+        while not listing["is_last"]:
+            part: list[Json] = []
+            size = 0
+            while keys and len(part) < PART_MAX and size < PART_BYTES:
+                part.append(told(keys.pop()))
+                size += len(part[-1]["note"])
+            pidfds = [self._journal.living[one["key"]].pidfd for one in part if one["has_pidfd"]]
+            self._send(listing | {"attempts": part, "is_last": not keys}, *pidfds)
+
+    def _send(self, message: Json, *pidfds: Fd | None) -> None:
+        """Queue it for the worker, if there is one: the next listing says all that was missed."""
         if self._link:
-            self._link.send(message, [pidfd] if pidfd else [])
+            body = encode(message).encode()
+            self._outbox.append((len(body).to_bytes(4, "big") + body, [fd for fd in pidfds if fd]))
+            self._queued_bytes += 4 + len(body)
 
     def _flush(self) -> None:
-        if self._link and not self._link.flush():
+        while self._link and self._outbox:
+            data, pidfds = self._outbox.popleft()
+            try:
+                sent = socket.send_fds(self._link, [data], [pidfd.number for pidfd in pidfds])
+            except BlockingIOError:
+                self._outbox.appendleft((data, pidfds))
+                break
+            except OSError:
+                self._hang_up()
+                break
+            self._queued_bytes -= sent
+            if sent < len(data):  # the pidfds left with the first byte
+                self._outbox.appendleft((data[sent:], []))
+        if self._queued_bytes > QUEUE_MAX_BYTES:
+            log("the worker does not read")
             self._hang_up()
         if self._link:
-            wanted = 0 if self._is_behind else select.EPOLLIN
-            wanted |= select.EPOLLOUT if self._link.queued_bytes else 0
-            self._poll.epoll.modify(self._link.socket.fileno(), wanted)
+            wanted = select.EPOLLIN if len(self._children.flying) < FLYING_MAX else 0
+            self._epoll.modify(self._link, wanted | (select.EPOLLOUT if self._outbox else 0))
 
 
 def _seconds(options: list[str], name: str, default: float) -> float:
@@ -221,7 +246,7 @@ def _seconds(options: list[str], name: str, default: float) -> float:
 
 def _settle_down() -> None:
     """A session of its own, and nothing inherited that a child would inherit in turn."""
-    os.closerange(3, FD_END)
+    os.closerange(3, process.FD_END)
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(fd)
@@ -235,9 +260,8 @@ def _settle_down() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
     gc.disable()
     gc.freeze()
 
@@ -247,7 +271,6 @@ def _probe() -> tuple[int, bool]:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    pidfds = [Fd(os.pidfd_open(one)) for one in (pid, os.getpid())]
     pidfds = [Fd(os.pidfd_open(one)) for one in (pid, os.getpid())]
     inodes = {os.fstat(pidfd.number).st_ino for pidfd in pidfds}
     return os.wait4(pid, 0)[2].ru_maxrss * 1024, len(inodes) == 2

@@ -206,8 +206,8 @@ class BlobStore:
         path = self._part(digest)
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
-        except FileNotFoundError:
-            return None
+        except (FileNotFoundError, PermissionError):
+            return None  # or read-only: its writer is about to give it its final name
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # its last owner may have given the file its final name before it let go of the lock
@@ -219,15 +219,20 @@ class BlobStore:
         return None
 
     def _remove_stale(self) -> None:
-        oldest = Clock()() - PART_KEEP_S
         try:
             for path in self._tmp.iterdir():
-                digest = path.name.removesuffix(".part")
-                is_part = _DIGEST.fullmatch(digest) is not None and digest != path.name
-                if not is_part or path.lstat().st_mtime < oldest or self.has(digest):
+                if not self._can_continue(path):
                     path.unlink()
         except OSError as error:
             raise disk_failure(error, "cannot remove old temporary files", self._tmp) from error
+
+    def _can_continue(self, path: Path) -> bool:
+        """A part, not old, that its writer had not finished."""
+        digest = path.name.removesuffix(".part")
+        if _DIGEST.fullmatch(digest) is None or digest == path.name or self.has(digest):
+            return False
+        status = path.lstat()
+        return bool(status.st_mode & 0o200) and status.st_mtime > Clock()() - PART_KEEP_S
 
 
 class BlobWriter:

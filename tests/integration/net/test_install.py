@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from corps.store.trees import Trees
 from corps.worker.install import BREAKS_MAX, InstallReport, install
 from tests.support.artifacts import a_manifest, digest_of, leftovers, put_artifact
 from tests.support.bulk import Wire, serving
+from tests.support.crashes import crash_everywhere
 
 LARGE = os.urandom(2 * PART_MIN_BYTES)
 FILES = {
@@ -254,6 +255,29 @@ def test_installs_and_removals_at_once_leave_whole_trees(
         tree = worker.root / "trees" / digest
         assert (tree / "prog").read_bytes() == b"%d" % number
         assert (tree / "lib" / "shared.so").read_bytes() == shared["lib/shared.so"]
+
+
+def test_a_worker_that_dies_anywhere_in_an_install_goes_on_after_its_restart(
+    tmp_path: Path, master: BlobStore, dial: Dial
+) -> None:
+    root = tmp_path / "worker"
+    digest = put(master, FILES)
+
+    def prepare() -> Callable[[], object]:
+        return lambda: Worker(root).install(digest, dial)
+
+    def check() -> None:
+        worker = Worker(root)
+        assert worker.trees.installed() in ((), (digest,))
+        assert set(leftovers(root)) <= {f"{digest_of(LARGE)}.part"}
+        worker.install(digest, dial)
+        for path, data in FILES.items():
+            assert (root / "trees" / digest / path).read_bytes() == data
+        assert leftovers(root) == []
+        worker.trees.remove(digest)
+        assert worker.blobs.digests() == ()
+
+    assert crash_everywhere(prepare, check) > 30
 
 
 @pytest.mark.root

@@ -14,7 +14,7 @@ import pytest
 
 from corps.errors import Invalid, NotFound, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES
-from corps.store.blobs import PART_KEEP_S, PART_MIN_BYTES, BlobStore
+from corps.store.blobs import BLOB_MODE, PART_KEEP_S, PART_MIN_BYTES, BlobStore
 from tests.support.artifacts import digest_of
 
 LARGE = os.urandom(PART_MIN_BYTES) + b"the end"
@@ -241,6 +241,30 @@ def test_a_start_removes_what_a_crash_left_but_not_a_fresh_part(store: BlobStore
     old.write_bytes(b"z")
     os.utime(old, (0, old.stat().st_mtime - PART_KEEP_S - 1))
     assert temporary(BlobStore(store.root)) == fresh
+
+
+def test_a_part_whose_writer_died_at_its_very_end_is_not_in_the_way(store: BlobStore) -> None:
+    break_off(store, LARGE, len(LARGE))
+    (part,) = (store.root / "tmp").iterdir()
+    part.chmod(BLOB_MODE)
+    again = BlobStore(store.root)
+    assert temporary(again) == []
+    assert again.put_bytes(LARGE) == digest_of(LARGE)
+
+
+def test_a_part_that_is_being_finished_is_left_to_its_writer(store: BlobStore) -> None:
+    break_off(store, LARGE, HALF)
+    (part,) = (store.root / "tmp").iterdir()
+    finishing = store.resume(digest_of(LARGE))
+    assert finishing is not None
+    part.chmod(BLOB_MODE)
+    assert store.resume(digest_of(LARGE)) is None
+    with store.writer(digest_of(LARGE), len(LARGE), resumable=True) as other:
+        other.write(LARGE)
+        other.commit()
+    finishing.discard()
+    assert temporary(store) == []
+    assert store.has(digest_of(LARGE))
 
 
 def test_names_that_are_no_digests_are_not_listed(store: BlobStore) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from corps.model.name import Digest
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from tests.support.artifacts import a_manifest, digest_of, leftovers, put_artifact
+from tests.support.crashes import crash_everywhere
 
 FILES = {"prog": b"#!/bin/sh\n", "lib/a.so": b"a", "lib/deep/er/b.so": b"", "data": b"data"}
 LINKS = {"latest": "prog", "lib/deep/up": "../a.so", "to-lib": "lib"}
 MANIFEST = a_manifest(FILES, links=LINKS, library_dirs=("lib", "lib/deep"))
-CRASH_EVENTS_MAX = 400
 
 
 @pytest.fixture
@@ -268,38 +267,6 @@ def test_a_directory_without_its_manifest_is_not_installed(
 
 
 # ---- dying at any instant
-
-
-def die_at(event: int, act: Callable[[], object]) -> bool:
-    """Run `act` in a child that dies at its nth touch of a file; did it get to its end?"""
-    pid = os.fork()
-    if pid == 0:
-        seen = 0
-
-        def hook(name: str, _arguments: object) -> None:
-            nonlocal seen
-            if name == "open" or name.startswith(("os.", "shutil.")):
-                seen += 1
-                if seen == event:
-                    os._exit(9)
-
-        try:
-            sys.addaudithook(hook)
-            act()
-        except BaseException:  # a child of a test has one way out
-            os._exit(8)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def crash_everywhere(prepare: Callable[[], Callable[[], object]], check: Callable[[], None]) -> int:
-    """Prepare, die at event 1, check; then at event 2, and so on. The count of events."""
-    for event in range(1, CRASH_EVENTS_MAX):
-        is_done = die_at(event, prepare())
-        check()
-        if is_done:
-            return event
-    raise AssertionError("it never ended")
 
 
 def test_a_build_that_dies_leaves_nothing_or_a_whole_tree(tmp_path: Path) -> None:

@@ -134,6 +134,10 @@ class Channel(Generic[Message]):
 
     def _set_deadline(self, stall_s: float) -> None:
         self._stall_s = stall_s
+        if self._sock.family in (socket.AF_INET, socket.AF_INET6):
+            # a peer whose disk is slow opens no window for a while: that is no dead peer
+            stall_ms = max(1, int(stall_s * 1000))
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
         if isinstance(self._sock, ssl.SSLSocket):  # it would retry what the kernel gave up
             self._sock.settimeout(stall_s)
             return

@@ -254,6 +254,8 @@ class Children:
         child = self._journal.living.get(key)
         failed = 0
         try:
+            if not 0 < number < signal.NSIG:
+                raise OSError(errno.EINVAL, "no such signal")
             if not child or not child.pidfd or process.has_ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
             signal.pidfd_send_signal(child.pidfd.number, number)

@@ -209,7 +209,8 @@ class Keeper:
                 part.append(told(keys.pop()))
                 size += len(part[-1]["note"])
             pidfds = [self._journal.living[one["key"]].pidfd for one in part if one["has_pidfd"]]
-            self._send(listing | {"attempts": part, "is_last": not keys}, *pidfds)
+            listing |= {"attempts": part, "is_last": not keys}
+            self._send(listing, *pidfds)
 
     def _send(self, message: Json, *pidfds: Fd | None) -> None:
         """Queue it for the worker, if there is one: the next listing says all that was missed."""

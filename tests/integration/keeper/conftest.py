@@ -1,0 +1,87 @@
+"""Keepers for one test each. Nothing may survive: no process, no descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from corps.wire.keeper import Spawn
+from tests.integration.keeper.driver import Keeper
+from tests.support import programs
+from tests.support.waiting import until
+
+MARK = "CORPS_TEST"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The path of a program of tests/support/programs."""
+    directory = tmp_path_factory.mktemp("programs")
+    return lambda name: str(programs.build(name, directory))
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Callable[..., Spawn]:
+    """`order(KEY, PATH, *ARGS, **FIELDS)`: a Spawn with everything else filled in."""
+
+    def make(key: str, path: str, /, *args: str, **fields: object) -> Spawn:
+        env = {"PATH": "/bin:/usr/bin", "CORPS_ATTEMPT": key, MARK: str(tmp_path)}
+        log = str(tmp_path / key.partition("#")[0])
+        usual = Spawn(
+            key=key,
+            path=path,
+            argv=(path, *args),
+            env=env,
+            cwd=str(tmp_path),
+            stdout=f"{log}.out",
+            stderr=f"{log}.err",
+        )
+        return msgspec.structs.replace(usual, **fields)
+
+    return make
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
+    """Start a keeper: the same directory for all of one test, unless `at` says another."""
+    keepers: list[Keeper] = []
+    fds = set(os.listdir("/proc/self/fd"))
+
+    def make(*options: str, at: str = "state", limits: str = "") -> Keeper:
+        directory = tmp_path / at
+        directory.mkdir(exist_ok=True)
+        keepers.append(Keeper(directory, *options, limits=limits))
+        return keepers[-1]
+
+    yield make
+    for keeper in keepers:
+        if keeper.process.poll() is None:
+            keeper.end()
+        keeper.link.close()
+    left = _of_this_test(tmp_path)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"processes survive the test: {left}"
+    until(lambda: len(os.listdir("/proc/self/fd")) <= len(fds))
+
+
+@pytest.fixture
+def keeper(start: Callable[..., Keeper]) -> Keeper:
+    return start()
+
+
+def _of_this_test(tmp_path: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"{MARK}={tmp_path}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found

@@ -7,6 +7,7 @@ proves every byte of every file.
 from __future__ import annotations
 
 import posixpath
+import re
 from enum import StrEnum
 
 import msgspec
@@ -19,6 +20,9 @@ PATH_MAX_BYTES = 1_024
 BLOB_MAX_BYTES = 8 << 30
 MANIFEST_MAX_BYTES = 64 << 20
 LIBRARY_DIR = "lib"
+NAME_MAX_BYTES = 255
+_NOT_NAMES = frozenset(("", ".", ".."))
+_ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 class FileKind(StrEnum):
@@ -108,18 +112,15 @@ def check_manifest(manifest: Manifest) -> None:
 def check_path(path: str) -> str:
     """Return `path` if it is relative, clean and stays inside the tree; raise Invalid otherwise."""
     try:
-        too_long = len(path.encode()) > PATH_MAX_BYTES
+        size_bytes = len(path.encode())
     except UnicodeEncodeError:
         raise Invalid(f"path {path!r} is not UTF-8", field="path") from None
     parts = path.split("/")
     if (
-        too_long
-        or not path
-        or path.startswith("/")
-        or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
-        or any(
-            ord(character) < 32 or ord(character) == 127 or character == "\\" for character in path
-        )
+        size_bytes > PATH_MAX_BYTES
+        or not _NOT_NAMES.isdisjoint(parts)
+        or (size_bytes > NAME_MAX_BYTES and _has_long_name(parts))
+        or _ODD.search(path)
     ):
         raise Invalid(
             f"bad path {path[:80]!r}: relative, without '..', control characters or backslash",
@@ -137,14 +138,16 @@ def check_link(link: LinkEntry) -> LinkEntry:
     parts = link.target.split("/")
     depth = link.path.count("/")
     ups = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
-    if not link.target or link.target.startswith("/") or ups > depth or ".." in parts[ups:]:
+    names = [part for part in parts[ups:] if part not in ("", ".")]
+    if not link.target or link.target.startswith("/") or ups > depth or ".." in names:
         raise Invalid(
             f"link {link.path[:80]!r} points outside of the tree: {link.target[:80]!r}",
             field="links",
         )
-    names = [part for part in parts[ups:] if part not in ("", ".")]
     if names:
         check_path("/".join(names))
+    if len(link.target) > PATH_MAX_BYTES:
+        raise Invalid(f"link {link.path[:80]!r} has a target that is too long", field="links")
     return link
 
 
@@ -159,6 +162,10 @@ def split_artifact(text: str) -> tuple[str, Digest | None]:
             f"bad digest {digest[:80]!r}: 4 to 64 lower-case hexadecimal digits", field="digest"
         )
     return name, digest
+
+
+def _has_long_name(parts: list[str]) -> bool:
+    return any(len(part.encode()) > NAME_MAX_BYTES for part in parts)
 
 
 def _check_tree(paths: list[str]) -> None:

@@ -181,6 +181,8 @@ class BulkClient:
         """The connection. Whatever goes wrong while it is used, it is not used again."""
         is_done = False
         try:
+            if self._channel is not None and self._channel.can_receive():
+                self.close()  # nothing was asked, so it is a goodbye: it was idle for too long
             if self._channel is None:
                 self._channel = Channel(self._dial(), BulkAnswer, self._stall_s)
                 self._channel.hold(BULK_PREFACE)

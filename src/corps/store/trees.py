@@ -27,7 +27,6 @@ from corps.model.artifact import (
     MANIFEST_MAX_BYTES,
     FileEntry,
     Manifest,
-    check_manifest,
     decode_manifest,
 )
 from corps.model.name import Digest, check_digest
@@ -163,8 +162,7 @@ class Trees:
     # ---- building
 
     def _fill(self, new: Path, manifest: Manifest) -> None:
-        """All paths are walked from an open directory, links come last: nothing is followed."""
-        check_manifest(manifest)
+        """The manifest is checked; still no path is followed: each is walked, links come last."""
         _remove_directory(new)
         new.mkdir(mode=0o700)
         root_fd = os.open(new, _DIRECTORY)

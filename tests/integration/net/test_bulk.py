@@ -156,6 +156,25 @@ def test_a_client_dials_only_when_it_is_asked_and_again_after_a_close(
     wire.join()
 
 
+def test_a_connection_that_was_idle_for_too_long_is_dialled_again(there: BlobStore) -> None:
+    def dial() -> socket.socket:
+        near, far = socket.socketpair()
+        threads.append(threading.Thread(target=serve, args=(far,)))
+        threads[-1].start()
+        return near
+
+    def serve(sock: socket.socket) -> None:
+        assert sock.recv(len(BULK_PREFACE)) == BULK_PREFACE
+        serve_bulk(sock, there, may_put=True, stall_s=0.05)
+
+    threads: list[threading.Thread] = []
+    with BulkClient(dial) as client:
+        for count in (1, 2):
+            assert client.missing([DIGEST]) == (DIGEST,)
+            assert len(threads) == count
+            threads[-1].join()
+
+
 # ---- what is refused
 
 

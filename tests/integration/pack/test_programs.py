@@ -97,6 +97,24 @@ def test_a_library_is_found_by_rpath_and_runpath(
     assert run(tmp_path, packed) == "by path\n"
 
 
+@pytest.mark.parametrize("token", ["$LIB", "${LIB}", "$PLATFORM"])
+def test_lib_and_platform_are_replaced_as_ld_so_does(source: Path, token: str) -> None:
+    """What $LIB is depends on the loader's own build, so every known value has the library."""
+    machine = machine_of("/proc/self/exe")
+    assert machine is not None
+    here = source / "here"
+    a_library(here, "say", SAY % "hello")
+    program = a_program(source, f"-L{here}", "-lsay", f"-Wl,-rpath,$ORIGIN/{token}")
+    for place in ("lib", "lib64", f"lib/{machine.name}-linux-gnu", machine.name):
+        (source / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(here / "libsay.so", source / place)
+    packed = pack_it(program)
+    assert packed.warnings == ()
+    assert "lib/libsay.so" in paths(packed)
+    loaded = Path(traced(str(program))["libsay.so"]).parent
+    assert loaded in {path.parent for path in packed.sources.values()} | {source / "lib64"}
+
+
 def test_a_library_is_found_by_ld_library_path(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

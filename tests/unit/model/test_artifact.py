@@ -131,6 +131,7 @@ def test_a_file_below_a_link_is_refused() -> None:
         ("x", "a\nb"),
         ("x", "a" * 300),
         ("x", "a/" * 600 + "a"),
+        ("x", "./" * 600 + "a"),
         # `d` is a link to the top: behind it `..` would be outside although it looks inside
         ("a/b/x", "d/.."),
     ],

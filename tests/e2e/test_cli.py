@@ -294,6 +294,7 @@ def test_why_tells_the_story(corps: Cluster) -> None:
     assert "launched by" in story[0]
     assert any("kill asked by" in line for line in story)
     assert story[-1].startswith(f"now: {id} on w") and "killed by SIGKILL" in story[-1]
+    assert corps.corps("why", "--all", "-o", "name").stdout == f"{id}\n"
 
 
 def test_usage_of_targets_has_a_row_for_each_instance(corps: Cluster) -> None:

@@ -12,12 +12,14 @@ from corps.cli import render
 from corps.cli.moment import unix
 from corps.cli.operator import Operator
 from corps.cli.options import (
+    ALL,
     ARTIFACT,
     CHILD,
     SELECTOR,
     TARGET,
     Aim,
     aimed,
+    all_option,
     is_dead,
     is_live,
     output_option,
@@ -150,13 +152,16 @@ def rm(operator: Operator, aim: Aim, output: Output) -> None:
 
 @verb("usage")
 @click.argument("targets", nargs=-1, type=CHILD, metavar="[WORKER or TARGET...]")
+@all_option
 @output_option
 @click.pass_obj
-def usage(operator: Operator, targets: tuple[str, ...], output: Output) -> None:
+def usage(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Output) -> None:
     """CPU time and maximum resident set of all children, per worker and per instance.
 
     The table has a row for each instance when TARGETs are given or with -o wide.
     """
+    if is_all:
+        Aim(targets, is_all).check()
     rows = operator.client.usage(targets)
     if output in (Output.JSON, Output.JSONL):
         render.show(rows, USAGE_OF_WORKERS, output)
@@ -170,12 +175,14 @@ def usage(operator: Operator, targets: tuple[str, ...], output: Output) -> None:
 
 
 @verb("why")
-@click.argument("targets", nargs=-1, type=TARGET, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, type=TARGET, metavar="TARGET...")
+@all_option
 @output_option
 @click.pass_obj
-def why(operator: Operator, targets: tuple[str, ...], output: Output) -> None:
+def why(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Output) -> None:
     """Tell how it came to where it is now: placed, launched, died, by whom."""
-    rows = operator.client.why(targets)
+    Aim(targets, is_all).check()
+    rows = operator.client.why(targets or (ALL,))
     if output not in (Output.TABLE, Output.WIDE):
         render.show(rows, STORIES, output)
         return

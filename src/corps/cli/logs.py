@@ -17,7 +17,7 @@ from corps.cli import render
 from corps.cli.escape import PrefixedLines, TerminalText
 from corps.cli.fetch import fetch_log
 from corps.cli.operator import Operator, persist
-from corps.cli.options import TARGET, Aim, verb
+from corps.cli.options import TARGET, Aim, all_option, verb
 from corps.client import Client, LogSlice
 from corps.errors import CorpsError, Invalid, Malformed, Unavailable
 from corps.model.view import InstanceView
@@ -43,7 +43,7 @@ class LogOptions(TypedDict):
 
 @verb("logs")
 @click.argument("targets", nargs=-1, type=TARGET, metavar="TARGET...")
-@click.option("--all", "is_all", is_flag=True, help="Every instance.")
+@all_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until they are dead, or ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(0, 1_000_000), metavar="N", help="The last N.")
 @click.option("--since", metavar="T", help="Not yet: lines have no times.")

@@ -106,6 +106,9 @@ output_option = click.option(
 )
 
 
+all_option = click.option(ALL, "is_all", is_flag=True, help="Every instance.")
+
+
 class Aim(msgspec.Struct, frozen=True):
     """The instances an operator means, and whether that was said twice (`-y`)."""
 
@@ -149,7 +152,7 @@ def aimed(function: Callable[..., R]) -> Callable[..., R]:
     """Give a command TARGET..., `--all` and `-y`; it gets them as `aim`."""
 
     @click.argument("targets", nargs=-1, type=TARGET, metavar="TARGET...")
-    @click.option(ALL, "is_all", is_flag=True, help="Every instance.")
+    @all_option
     @click.option("-y", "--yes", "is_sure", is_flag=True, help="Do not ask.")
     @wraps(function)
     def with_aim(

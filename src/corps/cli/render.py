@@ -20,6 +20,7 @@ from corps.errors import CorpsError, Failed
 
 Row = TypeVar("Row")
 MISSING = "-"
+WIDE_COLUMNS = 10_000  # a wide table is the terminal's to wrap, not ours to fold
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STYLES = {
     "ready": "green",
@@ -69,7 +70,9 @@ def show(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
         case Output.TABLE | Output.WIDE:
             columns = [c for c in listing.columns if output is Output.WIDE or not c.is_wide]
             cells = [[escape_line(c.cell(row)) for c in columns] for row in rows]
-            _table([c.title for c in columns], cells)
+            _table(
+                [c.title for c in columns], cells, WIDE_COLUMNS if output is Output.WIDE else None
+            )
 
 
 def show_more(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
@@ -167,9 +170,9 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-def _table(titles: list[str], rows: list[list[str]]) -> None:
+def _table(titles: list[str], rows: list[list[str]], width: int | None) -> None:
     if sys.stdout.isatty():
-        _rich_table(titles, rows)
+        _rich_table(titles, rows, width)
         return
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     lines = (
@@ -179,7 +182,7 @@ def _table(titles: list[str], rows: list[list[str]]) -> None:
     write("".join(f"{line}\n" for line in lines).encode())
 
 
-def _rich_table(titles: list[str], rows: list[list[str]]) -> None:
+def _rich_table(titles: list[str], rows: list[list[str]], width: int | None) -> None:
     from rich.console import Console  # noqa: PLC0415  # 60 ms that only a drawn table costs
     from rich.table import Table  # noqa: PLC0415  # as above
     from rich.text import Text  # noqa: PLC0415  # as above
@@ -189,9 +192,11 @@ def _rich_table(titles: list[str], rows: list[list[str]]) -> None:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, _STYLES.get(cell.partition(":")[0], "")) for cell in row))
-    plain = {"color_system": None} if os.environ.get("NO_COLOR") else {}
+    console = Console(highlight=False, width=width)
+    if os.environ.get("NO_COLOR"):
+        console = Console(highlight=False, width=width, color_system=None)
     try:
-        Console(highlight=False, **plain).print(table)  # type: ignore[arg-type]  # None is "auto"
+        console.print(table)
     except OSError as error:
         raise _cannot_write(error) from error
 

@@ -10,7 +10,7 @@ import click
 from corps.cli import render
 from corps.cli.moment import parse_since, unix
 from corps.cli.operator import Operator, persist
-from corps.cli.options import TARGET, output_option, verb
+from corps.cli.options import TARGET, Aim, all_option, output_option, verb
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.client import EVENTS_LIMIT
 from corps.errors import Malformed
@@ -53,11 +53,16 @@ def events(operator: Operator, follow: bool, since: str | None, output: Output) 
 
 @verb("audit")
 @click.argument("targets", nargs=-1, type=TARGET, metavar="[TARGET...]")
+@all_option
 @click.option("--since", metavar="T", help="RFC 3339, or how long ago: 10m.")
 @output_option
 @click.pass_obj
-def audit(operator: Operator, targets: tuple[str, ...], since: str | None, output: Output) -> None:
+def audit(
+    operator: Operator, targets: tuple[str, ...], is_all: bool, since: str | None, output: Output
+) -> None:
     """Performance records: each copy, launch and run with phases, bytes and durations."""
+    if is_all:
+        Aim(targets, is_all).check()
     begin = None if since is None else parse_since(since)
     render.show(operator.client.audit(targets, begin), AUDIT, output)
 

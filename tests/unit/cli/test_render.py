@@ -126,6 +126,13 @@ def test_a_narrow_poor_terminal_is_no_reason_to_fail(env: dict[str, str]) -> Non
     assert b"Traceback" not in terminal.seen
 
 
+def test_a_wide_table_is_the_terminals_to_wrap() -> None:
+    command = [sys.executable, "-c", DRAW.format(output="WIDE")]
+    with Terminal(command, {**os.environ, "NO_COLOR": "1"}, columns=20) as terminal:
+        assert terminal.wait() == 0
+    assert b"x" * 50 in terminal.seen
+
+
 def test_a_full_disk_is_told_in_one_line() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(

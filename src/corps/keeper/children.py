@@ -40,24 +40,23 @@ class Children:
     def take_over(self) -> None:
         """Adopt or judge what an earlier keeper left alive."""
         for key, kept in self._journal.table.items():
-            child = Child(key, kept["pid"])
             if not kept["is_live"]:
                 continue
-            if not self._journal.is_of_this_boot:  # its mark may never have reached the disk
-                self._end(child, ended_at=None, lost="machine rebooted", executed=True)
-                continue
-            flag = process.revoke(self._journal.file.number, kept["place"])
-            child.pidfd = process.find(child.pid, key, kept["identity"])
-            if flag == USED and child.pidfd:
-                self._journal.put(key, executed=True)
-                self._journal.living[key] = child
-                self._hear(child.pidfd.number, child)
-            elif flag == USED:
-                lost = "ended while no keeper was there"
-                self._end(child, ended_at=None, lost=lost, executed=True)
-            else:
-                stage = "execve" if flag == FAILED else "never_executed"
-                self._end(child, ended_at=None, failed_stage=stage)
+            verdict: Json = {"lost": "machine rebooted", "executed": True}
+            if self._journal.is_of_this_boot:  # else its mark may never have reached the disk
+                child = Child(key, kept["pid"])
+                flag = process.revoke(self._journal.file.number, kept["place"])
+                child.pidfd = process.find(child.pid, key, kept["identity"])
+                if flag == USED and child.pidfd:
+                    self._journal.put(key, executed=True)
+                    self._journal.living[key] = child
+                    self._hear(child.pidfd.number, child)
+                    continue
+                if flag == USED:
+                    verdict["lost"] = "ended while no keeper was there"
+                else:
+                    verdict = {"failed_stage": "execve" if flag == FAILED else "never_executed"}
+            self._journal.put(key, is_live=False, **verdict)
         if not self._journal.compact() and not self._journal.is_of_this_boot:
             raise OSError("cannot write a journal of this boot")
 

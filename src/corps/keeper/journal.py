@@ -96,15 +96,15 @@ class Journal:
         """Rewrite the file if it has doubled. No child may be about to mark its flag."""
         if self._end < self._limit:
             return True
-        self.write()
-        end, self._end = self._end, 0
+        before = self._end, self._pending
+        self._end, self._pending = 0, bytearray()
         self.add(self._head)
         places = [
             self.add({"t": key} | kept, USED if kept["is_live"] else UNUSED)
             for key, kept in self.table.items()
         ]
         self.add({"t": "", "totals": self.totals})
-        data, self._pending = self._pending, bytearray()
+        data = self._pending
         try:
             new = Fd(os.open("journal.new", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
             os.posix_fallocate(new.number, 0, len(data) + GROW_BYTES)
@@ -114,9 +114,10 @@ class Journal:
             os.rename("journal.new", "journal")
         except OSError as error:
             log(f"journal: not compacted: {error}")
-            self._end, self._limit = end, 2 * end
+            (self._end, self._pending), self._limit = before, 2 * before[0]
             return False
         self.file, self._end, self._size = new, len(data), len(data) + GROW_BYTES
+        self._pending = bytearray()
         self._limit = max(COMPACT_MIN_BYTES, 2 * self._end)
         for kept, place in zip(self.table.values(), places, strict=True):
             kept["place"] = place

@@ -41,6 +41,9 @@ class Link:
         at = os.open(directory, os.O_PATH)
         try:
             self.socket.connect(f"/proc/self/fd/{at}/keeper.sock")
+        except OSError:
+            self.socket.close()
+            raise
         finally:
             os.close(at)
         self.said: list[wire.FromKeeper] = []
@@ -150,16 +153,8 @@ class Keeper:
         argv = [*command(sys.executable, str(directory)), *options]
         if limits:
             argv = ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
-        socket_path = directory / "keeper.sock"
-        before = socket_path.stat().st_ino if socket_path.exists() else None
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(argv, stderr=errors, stdin=subprocess.DEVNULL)
-
-        def is_up() -> bool:
-            assert self.process.poll() is None, self.errors.read_text()
-            return socket_path.exists() and socket_path.stat().st_ino != before
-
-        until(is_up, DEADLINE_S)
         self._link: Link | None = None
         self.connect()
 
@@ -176,8 +171,15 @@ class Keeper:
         """As the worker does when it comes back."""
         if self._link is not None:
             self._link.close()
-        self._link = until(lambda: _try_to_connect(self.directory), DEADLINE_S)
+        self._link = until(self._try_to_connect, DEADLINE_S)
         return self.link
+
+    def _try_to_connect(self) -> Link | None:
+        assert self.process.poll() is None, self.errors.read_text()
+        try:
+            return Link(self.directory)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
 
     def kill(self) -> None:
         """kill -9, and be done with it."""
@@ -211,10 +213,3 @@ def key_of(message: wire.FromKeeper) -> str | None:
 def status_of(code: int = 0, signal_number: int = 0) -> int:
     """The wait status of an exit, or of a death by a signal without a core."""
     return signal_number if signal_number else code << 8
-
-
-def _try_to_connect(directory: Path) -> Link | None:
-    try:
-        return Link(directory)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None

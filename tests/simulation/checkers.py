@@ -11,7 +11,7 @@ from corps.core import events as ev
 from corps.core.master import MasterCore
 from corps.core.records import CommandRecord, Meta, Record, record_key
 from corps.model.artifact import Artifact
-from corps.model.command import Failure, Kill, Remove, Signal, Stop
+from corps.model.command import Copied, Deleted, Failure, Kill, Remove, Signal, Stop
 from corps.model.instance import (
     Cause,
     Death,
@@ -46,7 +46,9 @@ class Witness:
         self._graves: dict[str, Grave] = {}
         self._removed: dict[str, None] = {}
         self._never: dict[str, None] = {}  # attempts that were said never to have run
+        self._seen: dict[str, None] = {}  # instances that were seen running
         self._allowed: dict[str, set[int]] = {}  # signals somebody asked for, by attempt
+        self._sent_to: dict[str, tuple[str, str]] = {}  # boot and state a Start was for
         master.on_start, master.on_step = self._started, self._stepped
         master.on_commit = self._committed
         kernel.on_execute, kernel.on_signal = self._executed, self._signalled
@@ -134,7 +136,19 @@ class Witness:
             case _:
                 pass
 
+    def _sends_again(self, key: str) -> None:
+        """On another boot or state nobody knows what became of the first time."""
+        instance = self._durable[("instances", key.partition("#")[0])]
+        assert isinstance(instance, Instance)
+        worker = self._durable[("workers", instance.worker)]
+        assert isinstance(worker, Worker)
+        where = (worker.boot_id, worker.state_id)
+        self._require(self._sent_to.setdefault(key, where) == where, f"{key} is started again")
+
     def _replies(self, reply: ev.Reply) -> None:
+        if isinstance(reply.result, Copied | Deleted):
+            absurd = [row for row in reply.result.workers if row.result.endswith("is ready")]
+            self._require(not absurd, f"{reply.id} failed because all is well: {absurd}")
         if not isinstance(reply.result, Failure):
             record = self._decided.get(("commands", reply.id))
             same = isinstance(record, CommandRecord) and record.result == reply.result
@@ -149,8 +163,12 @@ class Witness:
                 self._durable.pop(record_key(effect.record), None)
                 if isinstance(effect.record, Instance):
                     self._removed[effect.record.id] = None
+            elif isinstance(effect, ev.Send) and isinstance(effect.message, wire.Start):
+                self._sends_again(effect.message.key)
 
     def _is_durable(self, record: Record) -> None:
+        if isinstance(record, Instance) and record.is_live and record.started_at is not None:
+            self._seen[record.id] = None
         if isinstance(record, Instance) and not record.is_live:
             if record.id not in self._graves:
                 self._judge(record)
@@ -206,6 +224,9 @@ class Witness:
             self._require(host.wipes > 0, f"{key}: no other state")
         else:
             self._require("keeper" in death.reason and not knowable, f"{key}: {death}, {process}")
+        self._require(
+            not (death.may_have_run and instance.id in self._seen), f"{key}: it was seen running"
+        )
         if not death.may_have_run:
             ran = self._kernel.executions.get(key, 0) == 1
             self._require(ran, f"{key}: nobody can have seen it run: {death}")

@@ -108,10 +108,7 @@ class WorkerHost:
             process.on_end = None
             self._kernel.end(process, 9)
         self.boots += 1
-        since = self._world.now - self._world.delay(0, 2.0)
-        entries = self.disk.journal.entries
-        for key in [key for key, entry in entries.items() if entry.written_at > since]:
-            del entries[key]
+        self.disk.journal.lose_since(self._world.now - self._world.delay(0, 3.0))
 
     def wipe(self) -> None:
         """The state directory is removed; its keeper and its programs are strays now."""
@@ -277,10 +274,19 @@ class WorkerHost:
     # ---- the keeper's link
 
     def _open_keeper(self) -> None:
-        """Find the keeper or start one, then ask for all it knows."""
-        if self.keeper is None or not self.keeper.is_up:
-            journal = self.disk.journal
-            self.keeper = Keeper(self._world, self._kernel, self.name, journal, self.boot_id)
+        """Find the keeper, or start one, which takes a while."""
+        if self.keeper is not None and self.keeper.is_up:
+            self._connect_keeper(self.keeper)
+        else:
+            self._later(self._world.delay(0.02, 0.4), self._start_keeper)
+
+    def _start_keeper(self) -> None:
+        journal = self.disk.journal
+        self.keeper = Keeper(self._world, self._kernel, self.name, journal, self.boot_id)
+        self._connect_keeper(self.keeper)
+
+    def _connect_keeper(self, keeper: Keeper) -> None:
+        """Ask for all it knows."""
         life = self._life
 
         def said(message: kw.FromKeeper) -> None:
@@ -292,8 +298,8 @@ class WorkerHost:
                 self._feed(ev.KeeperGone())
                 self._later(self._world.delay(0.02, 0.5), self._open_keeper)
 
-        self._keeper_link = self.keeper.connect(said, gone)
-        self.keeper.send(self._keeper_link, kw.ListAll())
+        self._keeper_link = keeper.connect(said, gone)
+        keeper.send(self._keeper_link, kw.ListAll())
 
     def _instruct(self, message: kw.ToKeeper) -> None:
         if self.keeper is not None and self.keeper.is_up:

@@ -5,6 +5,7 @@ fork -> journal -> gate -> mark (the child's one-shot right to exec) -> exec -> 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -56,6 +57,16 @@ class Journal:
 
     boot_id: str
     entries: dict[str, Entry] = field(default_factory=dict)
+    forgotten: deque[tuple[float, Entry]] = field(default_factory=lambda: deque(maxlen=20))
+
+    def lose_since(self, at: float) -> None:
+        """A power loss: what was written after `at` is not there, not even the forgetting."""
+        for key in [key for key, entry in self.entries.items() if entry.written_at > at]:
+            del self.entries[key]
+        for when, entry in self.forgotten:
+            if when > at >= entry.written_at:
+                self.entries[entry.key] = entry
+        self.forgotten.clear()
 
 
 class Keeper:
@@ -139,6 +150,7 @@ class Keeper:
                     entry = self._journal.entries.get(key)
                     if entry is not None and not entry.is_live:
                         del self._journal.entries[key]
+                        self._journal.forgotten.append((self._world.now, entry))
             case wire.ListAll():
                 self._list()
             case wire.Quit():

@@ -159,7 +159,7 @@ class MasterHost:
         effects = self.core.step(self._world.now, event)
         if effects or not isinstance(event, ev.Tick):
             self._world.note("master", f"{event!r} -> {'; '.join(map(repr, effects))}")
-        self._absorb(effects)
+            self._absorb(effects)
 
     def _absorb(self, effects: Effects) -> None:
         assert self.core is not None

@@ -65,7 +65,9 @@ class Operators:
     def _next(self) -> None:
         if self.is_over:
             return
-        self.give(self._anything())
+        order = self.give(self._anything())
+        if isinstance(order.command, Delete):
+            self._world.after(self._world.delay(0.0, 0.5), self._regret)
         rng = self._world.rng
         if rng.random() < 0.1:
             self._submit(rng.choice(self.orders))  # asked again, perhaps long after
@@ -74,6 +76,14 @@ class Operators:
             if other != own.command:
                 self._submit(Order(own.id, other, is_strange=True))
         self._world.after(self._world.delay(0.05, 1.2), self._next)
+
+    def _regret(self) -> None:
+        """What was deleted is needed after all, while it is being removed."""
+        if self.is_over:
+            return
+        for name in ARTIFACTS[: self._world.rng.randrange(len(ARTIFACTS) + 1)]:
+            self.give(self._copy(name))
+            self.give(Launch(artifact=name, on="all", args=("sleeps", "0", "0")))
 
     def _submit(self, order: Order) -> None:
         rng = self._world.rng

@@ -101,18 +101,16 @@ class Cluster:
     def check(self) -> None:
         """Assert every invariant across tables."""
         for id, instance in self.instances.items():
+            is_live = instance.state is not InstanceState.DEAD
             assert instance.id == id == f"{instance.app}.{instance.number}"
             assert instance.number < self.apps[instance.app].next_number, id
             assert instance.worker in self.workers, id
-            live = id in self._live_by_worker.get(instance.worker, {})
-            assert live is instance.is_live, id
-            assert (id in self._dead) is not instance.is_live, id
-            assert (instance.death is None) is instance.is_live, id
-            assert (instance.cause is None) is instance.is_live, id
-            if instance.desired is Desired.STOPPED and instance.is_live:
-                assert instance.asked is not None, id
-            if instance.state is InstanceState.RUNNING:
-                assert instance.pid is not None, id
+            assert (id in self._live_by_worker[instance.worker]) is is_live, id
+            assert (id in self._dead) is not is_live, id
+            assert (instance.death is None) is is_live, id
+            assert (instance.cause is None) is is_live, id
+            assert is_live is False or instance.asked or instance.desired is Desired.RUNNING, id
+            assert instance.pid or instance.state is not InstanceState.RUNNING, id
         for artifact in self.artifacts.values():
             for worker in artifact.workers:
                 assert worker in self.workers, artifact.name

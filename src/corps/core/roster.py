@@ -182,11 +182,11 @@ class Roster:
 
     def _join(self, session: Session, hello: Hello) -> None:
         ledger, name = self._ledger, hello.name
+        if not self._is_welcome(session, hello):
+            return  # another joined since it said hello
         if session.id < self._newest.get(name, 0):
             self.shut(session, "the worker connected again since")
             return
-        if not self._is_welcome(session, hello):
-            return  # others joined since it said hello
         known = ledger.cluster.workers.get(name)
         self._replace_session(session, name)
         self.installed[name] = dict(session.artifacts)

@@ -7,6 +7,7 @@ the disk, and what is not there was never started.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum, auto
 from typing import assert_never
 
 import msgspec
@@ -43,6 +44,15 @@ DIGESTS_A_PART = 5_000
 S = InstanceState
 
 
+class Link(Enum):
+    """How far we are with the master."""
+
+    DOWN = auto()
+    UP = auto()  # connected, hello not said: the keeper has not listed yet
+    GREETED = auto()  # hello said
+    WELCOME = auto()
+
+
 class WorkerCore:
     """Feed events to `step`, carry out the effects it returns, in order."""
 
@@ -50,8 +60,7 @@ class WorkerCore:
         self._hello = hello
         self._children = Children(self._effect, self._tell)
         self._stock = Stock(installed, self._effect, self._children.is_used, self._in_use)
-        self._is_linked = False
-        self._is_welcome = False
+        self._link = Link.DOWN
         self._heartbeat_s = 1.0
         self._beat_at = 0.0
         self._beats = 0
@@ -66,7 +75,7 @@ class WorkerCore:
                 self._beat()
                 self._children.escalate()
             case Linked() | Unlinked():
-                self._is_linked, self._is_welcome = isinstance(event, Linked), False
+                self._link = Link.UP if isinstance(event, Linked) else Link.DOWN
                 self._say_hello()
             case MasterSaid():
                 for message in event.messages:
@@ -99,7 +108,7 @@ class WorkerCore:
     def check(self) -> None:
         """Assert every invariant."""
         self._children.check()
-        assert not self._is_welcome or self._children.has_listing
+        assert self._link in (Link.DOWN, Link.UP) or self._children.has_listing
         for attempt in self._children.table.values():
             if attempt.report.state is S.FETCHING:
                 assert self._stock.is_coming(attempt.report.digest), attempt.report.key
@@ -107,7 +116,7 @@ class WorkerCore:
     # ---- the master
 
     def _beat(self) -> None:
-        if self._is_welcome and self._now >= self._beat_at:
+        if self._link is Link.WELCOME and self._now >= self._beat_at:
             self._beats += 1
             # Keep the cadence, but never send a burst for beats that were missed.
             self._beat_at = max(self._beat_at + self._heartbeat_s, self._now)
@@ -115,12 +124,14 @@ class WorkerCore:
 
     def _obey(self, message: worker.ToWorker) -> None:  # noqa: C901, PLR0912 - a case per message
         match message:
-            case worker.Welcome():
-                self._be_welcome(message)
             case worker.Refused():
                 self._effect(Leave(message.code, message.message))
+            case worker.Welcome():
+                self._be_welcome(message)
+            case _ if self._link is not Link.WELCOME:
+                pass  # of an older connection, or of no master of ours
             case worker.Rejoin():
-                self._is_welcome = False
+                self._link = Link.UP
                 self._say_hello()
             case worker.Start():
                 self._start(message)
@@ -146,10 +157,13 @@ class WorkerCore:
 
     def _say_hello(self) -> None:
         """Once the keeper has said what runs here: who says hello must know it."""
-        if self._is_linked and self._children.has_listing:
+        if self._link is Link.UP and self._children.has_listing:
+            self._link = Link.GREETED
             self._effect(Tell(self._hello))
 
     def _be_welcome(self, message: worker.Welcome) -> None:
+        if self._link is not Link.GREETED:
+            return
         if self._hello.cluster is None:
             self._hello = msgspec.structs.replace(self._hello, cluster=message.cluster)
             self._effect(Adopt(message.cluster))
@@ -157,7 +171,7 @@ class WorkerCore:
             text = f"the master there is of cluster {message.cluster}, not {self._hello.cluster}"
             self._effect(Leave("conflict", text))
             return
-        self._is_welcome = True
+        self._link = Link.WELCOME
         self._heartbeat_s = message.heartbeat_s
         self._beat_at = self._now + message.heartbeat_s
         self._children.changed.clear()
@@ -187,13 +201,11 @@ class WorkerCore:
     # ---- the keeper and the driver
 
     def _hear_keeper(self, event: KeeperSaid | KeeperGone) -> None:
-        had_listing = self._children.has_listing
         if isinstance(event, KeeperSaid):
             self._children.keeper_said(event)
         else:
             self._children.keeper_gone()
-        if not had_listing:
-            self._say_hello()
+        self._say_hello()
 
     def _performed(self, event: Performed) -> None:
         outcome = event.outcome
@@ -225,7 +237,7 @@ class WorkerCore:
 
     def _tell(self, message: worker.FromWorker) -> None:
         """What the master would not hear now it learns from the next inventory."""
-        if self._is_welcome:
+        if self._link is Link.WELCOME:
             self._effect(Tell(message))
 
     def _effect(self, effect: WorkerEffect) -> None:
@@ -233,7 +245,7 @@ class WorkerCore:
 
     def _take(self) -> list[WorkerEffect]:
         children = self._children
-        if children.changed and self._is_welcome:
+        if children.changed and self._link is Link.WELCOME:
             reports = tuple(children.table[key].report for key in children.changed)
             for at in range(0, len(reports), REPORTS_A_PART):
                 self._effect(Tell(worker.Changed(reports=reports[at : at + REPORTS_A_PART])))

@@ -1,0 +1,91 @@
+"""Cause and message: the whole table."""
+
+from __future__ import annotations
+
+import pytest
+
+from corps.core.explain import errno_name, explain, signal_name
+from corps.model.instance import (
+    Asked,
+    Cause,
+    Death,
+    Exited,
+    Signaled,
+    SpawnFailed,
+    Vanished,
+)
+from tests.support.build import NOW, delivered
+
+STOP = Asked(cause=Cause.STOP, signal=2, by="ann", command="c", at=NOW, grace_s=10.0)
+KILL = Asked(cause=Cause.KILL, signal=9, by="bob", command="c", at=NOW)
+USR1 = Asked(cause=Cause.KILL, signal=10, by="eve", command="c", at=NOW)
+GONE = SpawnFailed(stage="cancelled", errno=125, message="x")
+NO_FILE = SpawnFailed(stage="execve", errno=2, message="no such file")
+STRANGER = "killed by SIGKILL (not sent by corps)"
+
+
+@pytest.mark.parametrize(
+    ("death", "asked", "signals", "cause", "message"),
+    [
+        # by itself
+        (Exited(code=3), None, (), "self", "exited 3"),
+        (Signaled(signal=11, core_dumped=True), None, (), "self", "killed by SIGSEGV, core dumped"),
+        (Signaled(signal=9), None, (), "self", STRANGER),
+        (Signaled(signal=15), None, (), "self", "killed by SIGTERM (not sent by corps)"),
+        # stopped
+        (Exited(code=0), STOP, (2,), "stop", "exited 0 (stop by ann)"),
+        (Signaled(signal=2), STOP, (2,), "stop", "killed by SIGINT (stop by ann)"),
+        (
+            Signaled(signal=9),
+            STOP,
+            (2, 9),
+            "stop",
+            "killed by SIGKILL (stop by ann: the grace of 10 s was over)",
+        ),
+        # asked for, and it was not that which ended it
+        (Exited(code=0), STOP, (), "self", "exited 0"),
+        (Exited(code=0), STOP, (10,), "self", "exited 0"),
+        (Signaled(signal=9), STOP, (2,), "self", STRANGER),
+        (Signaled(signal=11), STOP, (2,), "self", "killed by SIGSEGV"),
+        (Exited(code=0), KILL, (9,), "self", "exited 0"),
+        (Signaled(signal=9), KILL, (), "self", STRANGER),
+        # killed
+        (Signaled(signal=9), KILL, (9,), "kill", "killed by SIGKILL (kill by bob)"),
+        (
+            Signaled(signal=2),
+            KILL,
+            (2, 9),
+            "kill",
+            "killed by SIGINT (sent by corps before the kill by bob)",
+        ),
+        # signalled
+        (Signaled(signal=10), USR1, (10,), "kill", "killed by SIGUSR1 (signal by eve)"),
+        (Exited(code=1), USR1, (10,), "self", "exited 1"),
+        (Signaled(signal=34), None, (), "self", "killed by SIGRTMIN"),
+        (Signaled(signal=35), None, (), "self", "killed by signal 35"),
+        # never ran
+        (NO_FILE, None, (), "self", "did not start: no such file"),
+        (NO_FILE, STOP, (), "self", "did not start: no such file"),
+        (GONE, STOP, (), "stop", "cancelled before it started (stop by ann)"),
+        (GONE, KILL, (), "kill", "cancelled before it started (kill by bob)"),
+        (GONE, None, (), "stop", "cancelled before it started"),
+        # nobody saw
+        (Vanished(reason="reboot"), STOP, (2,), "lost", "unknown how it ended: reboot"),
+        (
+            Vanished(reason="reboot", may_have_run=True),
+            None,
+            (),
+            "lost",
+            "unknown how it ended: reboot; it may have run",
+        ),
+    ],
+)
+def test_only_a_signal_that_was_delivered_makes_a_death_ours(
+    death: Death, asked: Asked | None, signals: tuple[int, ...], cause: str, message: str
+) -> None:
+    assert explain(death, asked, delivered(*signals)) == (cause, message)
+
+
+def test_signals_and_errors_have_names() -> None:
+    assert (signal_name(9), signal_name(63)) == ("SIGKILL", "signal 63")
+    assert (errno_name(2), errno_name(9_999)) == ("ENOENT", "errno 9999")

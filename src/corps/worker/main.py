@@ -69,7 +69,7 @@ async def _run(
 ) -> None:
     file = load_worker_file(directory)
     hello = make_hello(name, labels, file)
-    blobs = BlobStore(directory)
+    blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
     driver = WorkerDriver(core, Home(directory, name, file, blobs, trees), Clock())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -316,25 +315,19 @@ def traced(program: str) -> dict[str, str]:
     }
 
 
-PROGRAMS = ["git", "gdb", "ls", "cc", "python3", "redis-server", "ssh", "curl", "cp", "gpg", "java"]
+PROGRAMS = ["git", "ls", "cc", "python3", "redis-server", "perl", "openssl", "ip"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_libraries_are_those_that_ld_so_would_load(name: str) -> None:
-    program = shutil.which(name)
-    if program is None or read_elf(program) is None:
-        pytest.skip("not on this machine")
+    program = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
+    assert program is not None and read_elf(program) is not None
     found = closure(Path(program), (), Places())
     assert found.missing == ()
     mine = {library.name: os.path.realpath(library.path) for library in found.libraries}
     assert mine == traced(program)
 
 
-def needed(names: Sequence[str]) -> bool:
-    return all(shutil.which(name) for name in names)
-
-
-@pytest.mark.skipif(not needed(["git"]), reason="needs git")
 def test_git_runs_from_its_tree(tmp_path: Path) -> None:
     program = shutil.which("git")
     assert program is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import sqlalchemy as sql
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import StaticPool
 
@@ -38,15 +39,20 @@ _SCHEMA = sql.Table("schema", _METADATA, sql.Column("version", sql.Integer, prim
 
 
 def _upsert(table: sql.Table) -> sql.Insert:
-    statement = insert(table)
+    statement = insert(table).values(key=sql.bindparam("key"), body=sql.bindparam("body"))
     return statement.on_conflict_do_update(
         index_elements=["key"], set_={"body": statement.excluded.body}
     )
 
 
-_UPSERTS = {name: _upsert(table) for name, table in _TABLES.items()}
+def _text(statement: sql.Insert | sql.Delete) -> str:
+    """Compiled once: compiling and binding for each commit took as long as SQLite itself."""
+    return str(statement.compile(dialect=sqlite.dialect()))
+
+
+_UPSERTS = {name: _text(_upsert(table)) for name, table in _TABLES.items()}
 _DELETES = {
-    name: sql.delete(table).where(table.c.key == sql.bindparam("old_key"))
+    name: _text(sql.delete(table).where(table.c.key == sql.bindparam("key")))
     for name, table in _TABLES.items()
 }
 
@@ -94,20 +100,19 @@ class SqliteStore:
         last: dict[tuple[str, str], Save | Drop] = {}
         for change in changes:
             last[record_key(change.record)] = change
-        puts: dict[str, list[dict[str, object]]] = {}
-        drops: dict[str, list[dict[str, object]]] = {}
+        puts: dict[str, list[tuple[str, bytes]]] = {}
+        drops: dict[str, list[tuple[str]]] = {}
         for (name, key), change in last.items():
             if isinstance(change, Save):
-                body = _ENCODER.encode(change.record)
-                puts.setdefault(name, []).append({"key": key, "body": body})
+                puts.setdefault(name, []).append((key, _ENCODER.encode(change.record)))
             else:
-                drops.setdefault(name, []).append({"old_key": key})
+                drops.setdefault(name, []).append((key,))
         try:
             with self._connection.begin():
                 for name, rows in drops.items():
-                    self._connection.execute(_DELETES[name], rows)
+                    self._connection.exec_driver_sql(_DELETES[name], rows)
                 for name, rows in puts.items():
-                    self._connection.execute(_UPSERTS[name], rows)
+                    self._connection.exec_driver_sql(_UPSERTS[name], rows)
         except sql.exc.DBAPIError as error:
             raise _unavailable(self._path, error) from error
 

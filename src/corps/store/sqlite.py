@@ -109,8 +109,8 @@ class SqliteStore:
                 drops.setdefault(name, []).append((key,))
         try:
             with self._connection.begin():
-                for name, rows in drops.items():
-                    self._connection.exec_driver_sql(_DELETES[name], rows)
+                for name, keys in drops.items():
+                    self._connection.exec_driver_sql(_DELETES[name], keys)
                 for name, rows in puts.items():
                     self._connection.exec_driver_sql(_UPSERTS[name], rows)
         except sql.exc.DBAPIError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,8 @@ def _from_file() -> dict[str, Any]:
     path = next((path for path in _config_paths() if path.is_file()), None)
     if path is None:
         return {}
+    import tomllib  # noqa: PLC0415  # 5 ms that only a file costs
+
     try:
         with path.open("rb") as file:
             values = tomllib.loads(file.read(CONFIG_MAX_BYTES).decode())

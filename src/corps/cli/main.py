@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
 
-from corps.cli import render, tree
-from corps.cli.operator import Operator
-
 CLOSED_EXIT_CODE = 141  # what a shell says of a program that SIGPIPE ended
+INTERRUPTED_EXIT_CODE = 130
 
 
 def main() -> int:
     """Carry out the command line of this process; its exit status."""
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_CODE  # while importing: nothing has begun
+
+
+def _main() -> int:
+    gc.disable()  # nothing that is imported is garbage: looking for it would cost 10 ms
+    from corps.cli import render, tree  # noqa: PLC0415  # after the line above
+    from corps.cli.operator import Operator  # noqa: PLC0415  # as above
+
+    gc.freeze()
+    gc.enable()
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(errors="backslashreplace")  # LANG=C has no letter beyond ASCII
     operator = Operator()
     try:
         if "_CORPS_COMPLETE" in os.environ:
             tree.tree.main(sys.argv[1:], tree.PROGRAM, obj=operator)
-        status = tree.run(sys.argv[1:], operator)
+        return tree.run(sys.argv[1:], operator)
     except BrokenPipeError:
         render.abandon_stdout()
         return CLOSED_EXIT_CODE
@@ -28,7 +40,6 @@ def main() -> int:
         return render.bug(bug)
     finally:
         operator.close()
-    return status
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
 
     def make(*options: str, at: str = "state", limits: str = "") -> Keeper:
         directory = tmp_path / at
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         keepers.append(Keeper(directory, *options, limits=limits))
         return keepers[-1]
 

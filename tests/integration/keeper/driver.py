@@ -213,3 +213,9 @@ def key_of(message: wire.FromKeeper) -> str | None:
 def status_of(code: int = 0, signal_number: int = 0) -> int:
     """The wait status of an exit, or of a death by a signal without a core."""
     return signal_number if signal_number else code << 8
+
+
+def pid_of(pidfd: int) -> int:
+    """The process of a pidfd; -1 once it is reaped."""
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+    return int(dict(line.split(":") for line in lines)["Pid"])

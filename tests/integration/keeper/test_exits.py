@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from corps.wire import keeper as wire
-from tests.integration.keeper.driver import Keeper, status_of
+from tests.integration.keeper.driver import Keeper, pid_of, status_of
 from tests.support.waiting import until
 
 Order = Callable[..., wire.Spawn]
@@ -97,7 +97,7 @@ def test_a_thousand_deaths_at_once_are_a_thousand_statuses(
     keeper.link.send(*(order(key, "/bin/sleep", "1000", **log) for key in keys))
     pids = {key: keeper.link.wait(wire.Spawned, key).pid for key in keys}
     for key, pidfd in keeper.link.pidfds.items():
-        assert _pid_of(pidfd) == pids[key]
+        assert pid_of(pidfd) == pids[key]
     os.kill(keeper.pid, signal.SIGSTOP)
     deadly = [signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGRTMAX]
     for number, key in enumerate(keys):
@@ -125,7 +125,7 @@ def test_a_worker_that_comes_back_misses_nothing(
     listing = link.listing()
     assert (listing["app.1#1"].status, listing["app.2#1"].is_live) == (status_of(5), True)
     assert list(link.pidfds) == ["app.2#1"]
-    assert _pid_of(link.pidfds["app.2#1"]) == pids[1]
+    assert pid_of(link.pidfds["app.2#1"]) == pids[1]
     link.send(wire.Forget(keys=("app.1#1", "app.2#1", "unknown")))
     assert list(link.listing()) == ["app.2#1"], "the living and the unforgotten stay"
 
@@ -136,8 +136,3 @@ def _state(pid: int) -> str:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _pid_of(pidfd: int) -> int:
-    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
-    return int(dict(line.split(":") for line in lines)["Pid"])

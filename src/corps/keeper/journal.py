@@ -22,6 +22,8 @@ GROW_BYTES, COMPACT_MIN_BYTES = 4 << 20, 1 << 20
 RESERVE_BYTES = 4_096  # what a living attempt may still have to write: its exit and usage
 HEAD = struct.Struct(">IIB")
 FIRST = b'{"t":'  # how every record's JSON begins: the next one is found again behind damage
+HEADLESS = {"pid": 0, "note": "", "forked_at": 0.0, "is_live": False, "executed": True}
+HEADLESS |= {"lost": "its record in the journal is damaged"}
 ZERO = {"children_dead": 0, "cpu_user_s": 0.0, "cpu_system_s": 0.0, "max_rss_bytes": 0}
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -152,6 +154,7 @@ class Journal:
         key, self.totals = record.pop("t"), record.get("totals", self.totals)
         for gone in record.get("forget", ()):
             self.table.pop(gone, None)
+        if key and key not in self.table:
+            self.table[key] = {"place": place} if "pid" in record else {"place": 0} | HEADLESS
         if key:
-            place = self.table.get(key, {"place": place})["place"]
-            self.table.setdefault(key, {}).update(record | {"place": place})
+            self.table[key] |= record | {"place": self.table[key]["place"]}

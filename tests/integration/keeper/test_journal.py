@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,31 @@ def test_a_damaged_record_is_isolated_and_the_file_kept(
     assert "damaged" in new.errors.read_text()
     assert (old.directory / "journal.corrupt").read_bytes() == bytes(data)
     assert new.link.run(order("app.4#1", "/bin/false")).status == status_of(1)
+
+
+def test_an_attempt_whose_first_record_is_damaged_is_lost_and_never_launched_again(
+    start: Start, order: Order, built: Built
+) -> None:
+    old = start()
+    pid = old.link.spawn(order("app.1#1", built("wait"))).pid
+    old.link.run(order("app.2#1", "/bin/false"))
+    old.kill()
+    journal = old.directory / "journal"
+    data = bytearray(journal.read_bytes())
+    for key in (b"app.1#1", b"app.2#1"):
+        data[data.index(b'{"t":"' + key + b'","pid"') + 20] ^= 0x10
+    journal.write_bytes(data)
+    new = start()
+    listing = new.link.listing()
+    lost = listing["app.1#1"]
+    assert (lost.lost, lost.is_live, lost.executed) == (
+        "its record in the journal is damaged",
+        False,
+        True,
+    )
+    assert listing["app.2#1"].status == status_of(1)
+    assert new.link.run(order("app.1#1", "/bin/true")) == lost
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_journal_nobody_can_read_stops_the_start_and_harms_nothing(

@@ -28,6 +28,7 @@ DELIVERED_MAX = 64
 PID_MAX = 1 << 31
 COUNT_MAX = 1 << 63
 SIGNAL_MAX = 64
+ERRNO_MAX = 4_096  # MAX_ERRNO of the kernel
 
 
 def text(said: str) -> str:
@@ -87,7 +88,9 @@ def _death(said: Death) -> Death:
             return said if is_signal else _impossible(f"signal {said.signal}")
         case SpawnFailed():
             return SpawnFailed(
-                stage=text(said.stage), errno=said.errno % COUNT_MAX, message=text(said.message)
+                stage=text(said.stage),
+                errno=said.errno if 0 <= said.errno < ERRNO_MAX else 0,
+                message=text(said.message),
             )
         case Vanished():
             return Vanished(reason=text(said.reason), may_have_run=said.may_have_run)

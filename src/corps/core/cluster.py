@@ -14,6 +14,7 @@ from corps.model.worker import Worker
 
 EVENTS_KEPT = 20_000
 COMMANDS_KEPT = 2_000
+TARGETS_KEPT = 100_000  # of all commands kept: each is a row of a result
 DEAD_KEPT = 20_000
 
 
@@ -33,6 +34,7 @@ class Cluster:
         self._by_app: dict[str, dict[InstanceId, None]] = {}
         self._dead: dict[InstanceId, None] = {}
         self._done: dict[CommandId, None] = {}
+        self._done_targets = 0
         for record in records:
             self.put(record)
         self._sort()
@@ -43,8 +45,9 @@ class Cluster:
                 self._put_instance(record)
             case CommandRecord():
                 self.commands[record.id] = record
-                if record.result is not None:
+                if record.result is not None and record.id not in self._done:
                     self._done[record.id] = None
+                    self._done_targets += len(record.targets)
             case Event():
                 self.events.append(record)
                 self.next_seq = record.seq + 1
@@ -67,7 +70,9 @@ class Cluster:
                 del self._by_app[record.app][record.id]
             case CommandRecord():
                 del self.commands[record.id]
-                self._done.pop(record.id, None)
+                if record.id in self._done:
+                    del self._done[record.id]
+                    self._done_targets -= len(record.targets)
             case Event():
                 assert self.events[0] is record, "events are dropped oldest first"
                 self.events.popleft()
@@ -92,7 +97,8 @@ class Cluster:
         """The oldest record beyond what is kept, if any: history has a limit."""
         if len(self.events) > EVENTS_KEPT:
             return self.events[0]
-        if len(self._done) > COMMANDS_KEPT:
+        too_large = self._done_targets > TARGETS_KEPT and len(self._done) > 1
+        if len(self._done) > COMMANDS_KEPT or too_large:
             return self.commands[next(iter(self._done))]
         if len(self._dead) > DEAD_KEPT:
             return self.instances[next(iter(self._dead))]

@@ -200,19 +200,21 @@ class Observer:
 
 
 def _with_facts(instance: Instance, report: Report) -> Instance:
+    """An attempt has one pid and one beginning: the first word for each of these counts."""
+    known = instance.timings
     timings = msgspec.structs.replace(
-        instance.timings,
-        received_at=report.received_at or instance.timings.received_at,
-        fetched_at=report.fetched_at or instance.timings.fetched_at,
-        forked_at=report.forked_at or instance.timings.forked_at,
-        executed_at=report.started_at or instance.timings.executed_at,
+        known,
+        received_at=known.received_at or report.received_at,
+        fetched_at=known.fetched_at or report.fetched_at,
+        forked_at=known.forked_at or report.forked_at,
+        executed_at=known.executed_at or report.started_at,
     )
     return msgspec.structs.replace(
         instance,
         timings=timings,
-        pid=report.pid or instance.pid,
-        started_at=report.started_at or instance.started_at,
-        ended_at=report.ended_at or instance.ended_at,
+        pid=instance.pid or report.pid,
+        started_at=instance.started_at or report.started_at,
+        ended_at=instance.ended_at or report.ended_at,
         delivered=report.delivered or instance.delivered,
         usage=report.usage or instance.usage,
     )

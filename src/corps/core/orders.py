@@ -16,7 +16,7 @@ from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
 from corps.core.views import view_instance
-from corps.errors import CorpsError
+from corps.errors import CorpsError, Unavailable
 from corps.model.command import (
     AnyCommand,
     AnyResult,
@@ -50,6 +50,7 @@ _STARTED = frozenset(
     {InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.DEAD, InstanceState.UNKNOWN}
 )
 _ENDED = frozenset({InstanceState.DEAD, InstanceState.UNKNOWN})
+UNDER_WAY_MAX = 10_000
 SKEW_S = 5.0  # by how much a worker's clock may lag behind ours when we compare
 
 
@@ -180,6 +181,8 @@ class Orders:
     def _accept(self, event: Commanded) -> None:
         ledger = self._ledger
         try:
+            if len(self._left) >= UNDER_WAY_MAX:
+                raise Unavailable(f"{UNDER_WAY_MAX} commands are under way: try again later")
             command = accept.resolve(ledger, event.command)
             targets = _targets(ledger, event, command)
         except CorpsError as error:

@@ -222,10 +222,11 @@ def test_what_ran_and_is_in_no_listing_has_vanished() -> None:
 def test_the_dead_are_not_taken_back() -> None:
     worker = a_ready_worker()
     worker.run()
-    ended(worker, kept_dead())
-    worker.keeper_lists(kept())
-    worker.spawned()
-    assert worker.state() is S.DEAD
+    report = ended(worker, kept_dead())
+    sent = (kw.KeptSignal(signal=2, at=NOW),)
+    assert worker.keeper_lists(kept(pid=7, signals=sent)) == []
+    assert worker.spawned(pid=7) == []
+    assert worker.core.report(KEY) == report
 
 
 def test_a_death_is_told_until_it_is_forgotten() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from corps.core.cluster import COMMANDS_KEPT, DEAD_KEPT, EVENTS_KEPT, Cluster
+from corps.core.cluster import COMMANDS_KEPT, DEAD_KEPT, EVENTS_KEPT, TARGETS_KEPT, Cluster
 from corps.core.events import Drop
 from corps.core.ledger import Ledger
 from corps.core.master import MasterCore
@@ -125,6 +126,14 @@ def test_of_too_many_commands_those_done_first_go() -> None:
     """By when they were done, not by id, nor by when they began."""
     commands = [a_done_command(f"c{n}", NOW + n) for n in range(COMMANDS_KEPT)]
     assert trimmed([*commands, a_done_command("d", NOW - 1)]) == [("commands", "d")]
+
+
+def test_of_commands_with_very_many_targets_fewer_are_kept() -> None:
+    many = tuple(f"web.{n}" for n in range(TARGETS_KEPT))
+    large = [
+        msgspec.structs.replace(a_done_command(f"c{n}", NOW + n), targets=many) for n in range(3)
+    ]
+    assert trimmed([*large]) == [("commands", "c0"), ("commands", "c1")]
 
 
 def test_a_command_that_is_not_done_is_never_dropped() -> None:

@@ -75,6 +75,16 @@ def test_the_facts_of_a_report_are_kept() -> None:
     assert (known.usage, known.death) == (USAGE, Signaled(signal=9))
 
 
+def test_an_attempt_has_one_pid_and_one_beginning() -> None:
+    master = AMaster()
+    session = master.join()
+    instance = master.launch_running(session)
+    later = a_report(instance.key, pid=4712, started_at=NOW + 60)
+    master.hear(session, wire.Changed(reports=(later,)))
+    known = master.instance(instance.id)
+    assert (known.pid, known.started_at) == (100, NOW)
+
+
 def test_a_death_that_is_durable_is_forgotten_by_the_worker() -> None:
     master = AMaster()
     session = master.join()
@@ -198,6 +208,18 @@ def test_after_a_reboot_what_is_not_listed_is_gone() -> None:
     assert doubtful.message is not None
     assert doubtful.message.endswith("it may have run")
     assert dead.cause is doubtful.cause is Cause.LOST
+    assert master.sent(wire.Start, session) == []
+
+
+def test_with_another_state_directory_what_is_not_listed_may_have_run() -> None:
+    master = AMaster()
+    master.join()
+    (instance,) = master.launch()
+    master.wait(2.2)
+    session = master.join(state_id="state-other")
+    assert master.instance(instance.id).death == Vanished(
+        reason="the state directory of w1 is another one now", may_have_run=True
+    )
     assert master.sent(wire.Start, session) == []
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from corps.core.events import Save
-from corps.core.records import CommandRecord
+from corps.core.orders import UNDER_WAY_MAX
+from corps.core.records import App, CommandRecord
 from corps.model.command import (
     Copied,
     Copy,
@@ -26,6 +27,8 @@ from tests.support.build import (
     AMaster,
     a_death_report,
     a_report,
+    a_worker,
+    an_instance,
     delivered,
     installed,
 )
@@ -84,6 +87,26 @@ def test_a_command_is_saved_before_anything_of_it_is_said() -> None:
         records = [effect.record for effect in effects if isinstance(effect, Save)]
         assert any(isinstance(record, CommandRecord) for record in records)
         master.hear(session, wire.Changed(reports=(a_report(),)))
+
+
+def test_there_is_a_limit_to_what_is_under_way() -> None:
+    waiting = [
+        CommandRecord(
+            id=f"order-{n:06d}",
+            body="",
+            command=Kill(targets=("web.1",)),
+            by="root",
+            at=NOW,
+            targets=("web.1",),
+        )
+        for n in range(UNDER_WAY_MAX)
+    ]
+    live = an_instance(worker="w1")
+    master = AMaster([a_worker(), App(name="web", next_number=2), live, *waiting])
+    master.order(Kill(targets=("web.1",)), id=ID)
+    (refused,) = master.replies(ID)
+    assert isinstance(refused, Failure)
+    assert refused.code == "unavailable"
 
 
 def test_a_launch_is_done_when_every_instance_started_or_died() -> None:

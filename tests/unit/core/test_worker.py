@@ -40,8 +40,10 @@ def test_nobody_is_told_hello_before_the_keeper_said_what_runs() -> None:
     assert worker.step(ev.Linked()) == []
     assert worker.keeper_lists(kept(), is_last=False) == []
     assert worker.keeper_lists() == [ev.Tell(a_hello())]
-    (inventory,) = told(worker.welcome(), wire.Inventory)
+    effects = worker.welcome()
+    (inventory,) = told(effects, wire.Inventory)
     assert [report.key for report in inventory.reports] == [KEY]
+    assert told(effects, wire.Changed) == []  # it is all in the inventory
 
 
 def test_once_it_was_listed_a_new_connection_begins_with_hello() -> None:
@@ -125,6 +127,19 @@ def test_questions_are_the_drivers() -> None:
     worker = a_ready_worker()
     assert worker.obey(wire.Sample(ask=1)) == []
     assert worker.obey(wire.ReadLog(ask=1, key=KEY, stream="stdout", offset=0)) == []
+
+
+def test_nobody_is_obeyed_before_the_welcome() -> None:
+    """The last words of an old connection, or one who is no master of ours."""
+    worker = AWorker()
+    worker.keeper_lists()
+    for event in (None, ev.Linked(), ev.Unlinked()):
+        if event is not None:
+            worker.step(event)
+        assert worker.start() == []
+        assert worker.obey(wire.Rejoin(), wire.Uninstall(digest=DIGEST), wire.Shutdown()) == []
+    assert worker.welcome() == []
+    assert worker.core.report(KEY) is None
 
 
 # ---- heartbeats

@@ -118,7 +118,7 @@ class Children:
         """Deliver; before exec only SIGKILL: others wait for the program that will have them."""
         key, number = message["key"], message["signal"]
         child = self._journal.living.get(key)
-        if child and child.pidfd and process.has_ended(child.pidfd):
+        if child and child.pidfd and process.ended(child.pidfd):
             self.reap()
             self.listen()
         if child and key in self.flying and number != signal.SIGKILL:
@@ -235,12 +235,13 @@ class Children:
     def _lose(self, child: Child) -> None:
         """An adopted one has ended: no child of ours, but the kernel may tell how."""
         assert child.pidfd
-        self._unhear(child.pidfd.number)
+        is_reaped = process.ended(child.pidfd) & select.POLLHUP
         status = process.exit_status(child.pid, child.pidfd) if self._is_new_kernel else None
-        if status is None:
-            self._end(child, lost="keeper lost")
-        else:
-            self._end(child, status=status)
+        if status is None and self._is_new_kernel and not is_reaped:
+            self.epoll.modify(child.pidfd.number, select.EPOLLHUP)
+            return
+        self._unhear(child.pidfd.number)
+        self._end(child, **{"lost": "keeper lost"} if status is None else {"status": status})
         self.tell(child.key)
 
     def _end(self, child: Child, **verdict: object) -> None:
@@ -255,7 +256,7 @@ class Children:
         try:
             if not 0 < number < signal.NSIG:
                 raise OSError(errno.EINVAL, "no such signal")
-            if not child or not child.pidfd or process.has_ended(child.pidfd):
+            if not child or not child.pidfd or process.ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
             signal.pidfd_send_signal(child.pidfd.number, number)
             if number in ENDING:  # a stopped process acts on it only when it runs

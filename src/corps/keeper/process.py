@@ -30,6 +30,7 @@ PIDFD_INFO = struct.Struct("=Q52xi")  # mask first, exit_code last
 PIDFD_INFO_EXIT = 1 << 3  # Linux >= 6.15, and only once the process is reaped
 STARTED, EXIT_CODE = 22, 52  # fields of /proc/PID/stat, proc_pid_stat(5)
 GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT)  # no such process, or now a mere thread
+HIDDEN = (errno.EACCES, errno.EPERM)  # another user's, or made so by a setuid program
 
 Json = dict[str, "Any"]
 Launch = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, bytes, bytes]
@@ -146,11 +147,11 @@ def revoke(journal: int, place: int) -> int:
     return USED
 
 
-def has_ended(pidfd: Fd) -> bool:
-    """The whole process has exited, reaped or not."""
+def ended(pidfd: Fd) -> int:
+    """0 while the process lives; then POLLIN, and POLLHUP as well when it is reaped."""
     poll = select.poll()
     poll.register(pidfd.number, select.POLLIN)
-    return bool(poll.poll(0))
+    return sum(events for _, events in poll.poll(0))
 
 
 def identity(pid: int, pidfd: Fd, is_new_kernel: bool) -> int:
@@ -168,7 +169,7 @@ def find(pid: int, key: str, known: int) -> Fd | None:
                 is_it &= f"CORPS_ATTEMPT={key}".encode() in file.read().split(b"\0")
         return pidfd if is_it else None
     except OSError as error:
-        if error.errno in GONE:
+        if error.errno in GONE + HIDDEN:
             return None
         raise
 
@@ -187,6 +188,8 @@ def exit_status(pid: int, pidfd: Fd) -> int | None:
             if mask & PIDFD_INFO_EXIT:
                 return int(status)
             with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError):  # a zombie has no cwd,
+                    os.readlink(f"/proc/{pid}/cwd")  # but to whom it is hidden its status is 0
                 status = _stat(pid, EXIT_CODE)
                 signal.pidfd_send_signal(pidfd.number, 0)
                 return status

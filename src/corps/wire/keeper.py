@@ -42,7 +42,7 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
 
 
 class SendSignal(KeeperMessage, frozen=True, kw_only=True, tag="signal"):
-    """Send by pidfd. Answer: Signaled."""
+    """Send by pidfd; before exec all but SIGKILL wait for the program. Answer: Signaled."""
 
     key: AttemptKey
     signal: int
@@ -86,7 +86,8 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     status: what waitpid(2) gave, None while it lives or when nobody saw it. `failed_stage` and
     `failed_errno`: it never reached its program. `lost`: it is gone and its status cannot be
-    known; `executed` then says whether it had used its right to exec.
+    known; `executed` then says whether it had used its right to exec. Stages: fork, journal, log,
+    chdir, mark, execve; timeout, killed_before_exec and never_executed without an errno.
     """
 
     key: AttemptKey

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,15 +142,15 @@ def test_the_status_of_a_process_is_read_from_its_pidfd(status: int) -> None:
         os.read(gate_r, 1)
         os._exit(status >> 8)
     pidfd = Fd(os.pidfd_open(pid))
-    assert not process.has_ended(pidfd)
+    assert process.ended(pidfd) == 0
     if status & 0x7F:
         os.kill(pid, status & 0x7F)
     os.close(gate_w)
     os.close(gate_r)
-    until(lambda: process.has_ended(pidfd))
+    until(lambda: process.ended(pidfd))
     assert process.exit_status(pid, pidfd) == status, "a zombie"
     assert os.waitpid(pid, 0)[1] == status
-    assert process.has_ended(pidfd)
+    assert process.ended(pidfd) == select.POLLIN | select.POLLHUP
     assert process.exit_status(pid, pidfd) == status, "reaped"
 
 
@@ -170,3 +171,22 @@ def test_a_process_is_found_by_its_identity_only(is_new_kernel: bool) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert process.find(pid, key, known) is None
+
+
+@pytest.mark.root
+def test_a_status_that_proc_hides_is_not_taken_for_a_zero() -> None:
+    """proc_pid_stat(5): without ptrace access the exit code is shown as 0."""
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
+    pidfd = Fd(os.pidfd_open(pid))
+    until(lambda: process.ended(pidfd) == select.POLLIN)
+    looker = os.fork()
+    if looker == 0:
+        code = 99
+        try:
+            os.setresuid(65_534, 65_534, 65_534)
+            code = 1 if process.exit_status(pid, pidfd) is None else 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(looker, 0)[1] == status_of(1)
+    assert process.exit_status(pid, pidfd) == status_of(7)
+    os.waitpid(pid, 0)

@@ -26,8 +26,10 @@ from corps.model.worker import Worker, WorkerState
 from corps.wire import worker as wire
 from tests.simulation.hosts import WorkerHost
 from tests.simulation.kernel import CORE, Kernel, Process
-from tests.simulation.master import MasterHost
+from tests.simulation.master import HEARTBEAT_S, TICK_S, MasterHost
 from tests.simulation.world import World
+
+SILENT_TICKS = round(HEARTBEAT_S / TICK_S)  # of a master awake; short pauses it cannot tell
 
 Tables = dict[tuple[str, str], Record]
 Grave = tuple[Death | None, Cause | None, str | None]
@@ -39,7 +41,7 @@ class Witness:
     def __init__(
         self, world: World, kernel: Kernel, master: MasterHost, workers: Sequence[WorkerHost]
     ) -> None:
-        self._world, self._kernel = world, kernel
+        self._world, self._kernel, self._master = world, kernel, master
         self._hosts = {host.name: host for host in workers}
         self._decided: Tables = {}
         self._durable: Tables = {}
@@ -91,6 +93,9 @@ class Witness:
                     pass
 
     def _saves(self, record: Record) -> None:
+        if isinstance(record, Worker) and record.state is WorkerState.LOST:
+            silent = self._master.ticks - self._master.heard.get(record.name, 0)
+            self._require(silent >= SILENT_TICKS, f"{record.name} is lost after {silent} ticks")
         if isinstance(record, Instance):
             old = self._decided.get(record_key(record))
             if isinstance(old, Instance) and not old.is_live:

@@ -70,6 +70,9 @@ class MasterHost:
         self.on_step: Callable[[MasterCore, Effects], None] = lambda core, effects: None
         self.on_commit: Callable[[Effects], None] = lambda effects: None
         self.on_reply: Callable[[ev.Reply], None] = lambda reply: None
+        self.ticks = 0  # only while it is awake
+        self.heard: dict[str, int] = {}  # the tick at which a host that had joined last spoke
+        self._hosts: dict[int, str] = {}
         self._inbox: deque[ev.MasterEvent] = deque()
         self._lines: dict[int, Line] = {}
         self._sessions = 0
@@ -86,6 +89,7 @@ class MasterHost:
         self._decided, self._is_committing = [], False
         meta, records = self.store.load()
         self.core = MasterCore(Cluster(meta, records), HEARTBEAT_S, self._world.now)
+        self.heard = dict.fromkeys(self.core.cluster.workers, self.ticks)
         self._world.note("master", f"starts, life {self._life}")
         self.on_start(self.core)
         self._absorb(self.core.begin())
@@ -125,6 +129,7 @@ class MasterHost:
         self._sessions += 1
         line.session = self._sessions
         self._lines[line.session] = line
+        self._hosts[line.session] = line.host
         self._feed(ev.Opened(line.session, "10.0.0.1:1"))
 
     def received(self, line: Line, messages: tuple[FromWorker, ...]) -> None:
@@ -142,6 +147,7 @@ class MasterHost:
 
     def _tick(self) -> None:
         if not self.is_frozen:
+            self.ticks += 1
             self._step(ev.Tick())
         self._later(TICK_S, self._tick)
 
@@ -157,6 +163,10 @@ class MasterHost:
         if self.core is None:
             return
         effects = self.core.step(self._world.now, event)
+        if isinstance(event, ev.Received):
+            host = self._hosts[event.session]
+            if self.core.session_of(host) == event.session:
+                self.heard[host] = self.ticks
         if effects or not isinstance(event, ev.Tick):
             self._world.note("master", f"{event!r} -> {'; '.join(map(repr, effects))}")
             self._absorb(effects)

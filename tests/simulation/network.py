@@ -40,8 +40,8 @@ class Listener(Protocol):
 class Road:
     """What lies between one host and the master: partitions and delay, each way."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, host: str) -> None:
+        self._world, self.host = world, host
         self.blocked = {"up": False, "down": False}
         self.slow_s = 0.0
 
@@ -106,7 +106,7 @@ class Line:
 
     def __init__(self, world: World, road: Road, caller: Caller, listener: Listener) -> None:
         self._world, self._caller, self._listener = world, caller, listener
-        self.road = road
+        self.host = road.host
         self.session = 0
         self._caller_knows = self._listener_knows = True  # that it is open
         self.up: Pipe[FromWorker] = Pipe(
@@ -161,7 +161,7 @@ class Network:
         self._lines: dict[str, deque[Line]] = {}
 
     def road(self, host: str) -> Road:
-        return self.roads.setdefault(host, Road(self._world))
+        return self.roads.setdefault(host, Road(self._world, host))
 
     def dial(self, host: str, caller: Caller, listener: Listener, fail: Callable[[], None]) -> None:
         """`caller.linked` or `fail` follows."""

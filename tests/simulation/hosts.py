@@ -293,10 +293,13 @@ class WorkerHost:
             if self.is_alive(life):
                 self._feed(ev.KeeperSaid((message,)))
 
+        def happens() -> None:
+            self._step(ev.KeeperGone())
+            self._later(self._world.delay(0.02, 0.5), self._open_keeper)
+
         def gone() -> None:
             if self.is_alive(life):
-                self._feed(ev.KeeperGone())
-                self._later(self._world.delay(0.02, 0.5), self._open_keeper)
+                self._when_awake(happens)
 
         self._keeper_link = keeper.connect(said, gone)
         keeper.send(self._keeper_link, kw.ListAll())

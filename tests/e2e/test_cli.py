@@ -473,6 +473,13 @@ def test_a_closed_stdout_is_exit_141_without_a_word(corps: Cluster, words: list[
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_streams_that_the_caller_closed_are_no_bug(corps: Cluster) -> None:
+    words = " ".join(_command(corps, "ps"))
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f"{words} {closed}"], capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_no_colour_and_twenty_columns(corps: Cluster) -> None:
     _launch(corps, "exec sleep 100")
     env = {**os.environ, "NO_COLOR": "1", "LC_ALL": "C"}

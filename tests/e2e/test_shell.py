@@ -16,6 +16,7 @@ from corps.client import Client
 from corps.config import Settings
 from corps.model.view import InstanceView
 from tests.support.cluster import Cluster
+from tests.support.waiting import until
 from tests.unit.cli.terminal import Terminal
 
 PROMPT = "corps>"
@@ -117,7 +118,7 @@ def test_ctrl_c_interrupts_a_command_not_the_shell(corps: Cluster, shell: Termin
 )
 def test_tab_completes(shell: Terminal, typed: str, added: str, told: str) -> None:
     shell.send(f"{typed}\t")
-    shell.expect_typed(typed + added)
+    shell.expect_line(f"{PROMPT} {typed}{added}")
     shell.send("\r")
     shell.expect(told)
     shell.expect(PROMPT)
@@ -127,13 +128,13 @@ def test_tab_completes_instances_and_files(corps: Cluster, shell: Terminal, tmp_
     corps.client.remove(("--all",))
     instance = corps.launch_one("do", "exec sleep 100")
     shell.send(f"stop {instance.id[:-1]}\t")
-    shell.expect_typed(f"stop {instance.id}")
+    shell.expect_line(f"{PROMPT} stop {instance.id}")
     shell.send("\r")
     shell.expect("killed by SIGINT")
     shell.expect(PROMPT)
     (tmp_path / "a-rather-long-name").touch()
     shell.send(f"copy {tmp_path}/a-rat\t")
-    shell.expect_typed(f"copy {tmp_path}/a-rather-long-name")
+    shell.expect_line(f"{PROMPT} copy {tmp_path}/a-rather-long-name")
 
 
 def test_history_is_kept_private(corps: Cluster) -> None:
@@ -273,7 +274,7 @@ def test_a_dead_master_is_told_and_its_workers_are_found_again(
         _corps(settings, "copy", str(_do(tmp_path)))
         id = _corps(settings, "launch", "do", "-o", "name", "--", "exec sleep 100").stdout.strip()
         pid = _instance(settings).pid
-        _kill_master(settings)
+        _kill(settings.master_dir)
         assert up.wait(30) == 1
         assert "workers and apps go on" in up.stderr.read()
     assert _corps(settings, "up", "--detach", "--heartbeat", "0.25").returncode == 0
@@ -287,11 +288,45 @@ def test_down_ends_in_order_even_when_the_master_is_dead(
     _corps(settings, "up", "--detach", "--heartbeat", "0.25")
     _corps(settings, "copy", str(_do(tmp_path)))
     _corps(settings, "launch", "do", "--", "exec sleep 100")
-    _kill_master(settings)
+    _kill(settings.master_dir)
     done = _corps(settings, "down")
     assert done.returncode == 0
     assert "starting it again to end all in order" in done.stderr
     assert Cluster(tmp_path).processes() == []
+
+
+def test_down_ends_the_apps_of_daemons_that_are_all_dead(
+    settings: Settings, tmp_path: Path
+) -> None:
+    _corps(settings, "up", "--detach", "--heartbeat", "0.25")
+    _corps(settings, "copy", str(_do(tmp_path)))
+    _corps(settings, "launch", "do", "--", "exec sleep 100")
+    app = _instance(settings).pid
+    for pid in Cluster(tmp_path).processes():
+        if pid != app:
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: Cluster(tmp_path).processes() == [app])
+    done = _corps(settings, "down")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "corps: ended")
+    assert Cluster(tmp_path).processes() == []
+
+
+def test_a_lost_worker_keeps_back_its_own_logs_only(settings: Settings, tmp_path: Path) -> None:
+    _corps(settings, "up", "--workers", "2", "--detach", "--heartbeat", "0.25")
+    _corps(settings, "copy", str(_do(tmp_path)))
+    words = ["launch", "do", "--on", "all", "-o", "name", "--", "echo here; exec sleep 100"]
+    first, second = _corps(settings, *words).stdout.split()
+    until(lambda: _corps(settings, "logs", first, second).stdout.count("here") == 2)
+    _kill(settings.worker_dir("w1"))
+    done = _corps(settings, "logs", "do")
+    assert (done.returncode, done.stdout) == (7, f"{second} | here\n")
+    assert "which does not answer" in done.stderr
+    assert done.stderr.endswith("corps: 1 of 2 instances have no log to show now\n")
+    until(lambda: _corps(settings, "workers", "-o", "json").stdout.count("lost") == 1)
+    done = _corps(settings, "kill", first)
+    assert done.returncode == 8
+    assert f"{first}: its worker w1 does not answer" in done.stderr
+    assert _corps(settings, "logs", first).returncode == 7
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
@@ -340,9 +375,9 @@ def _instance(settings: Settings) -> InstanceView:
     return row
 
 
-def _kill_master(settings: Settings) -> None:
-    master = Holder.find(settings.master_dir / "lock", holder)
-    assert master is not None
-    master.send(signal.SIGKILL)
-    assert master.is_gone(10)
-    master.close()
+def _kill(directory: Path) -> None:
+    daemon = Holder.find(directory / "lock", holder)
+    assert daemon is not None
+    daemon.send(signal.SIGKILL)
+    assert daemon.is_gone(10)
+    daemon.close()

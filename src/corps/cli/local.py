@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
@@ -70,19 +71,16 @@ class Cluster:
 
     def end(self) -> bool:
         """Stop every app, then end workers, keepers and master. False: nothing was there to end."""
+        held, up = self._holders(), self.settings.state_dir / UP
+        if not held and not up.exists():
+            return False
+        self._revive(held)
         held = self._holders()
-        if held and MASTER not in held:
-            render.note("corps: the master is gone; starting it again to end all in order")
-            self._start_master()
-            with suppress(Failed):
-                self._await(self._are_ready, self.names)
-            held = self._holders()
-        if held:
-            self._stop_apps()
-            self.client.shutdown(self.names)
-            self._end(held)
-        (self.settings.state_dir / UP).unlink(missing_ok=True)
-        return bool(held)
+        self._stop_apps()
+        self.client.shutdown(self.names)
+        self._end(held)
+        up.unlink(missing_ok=True)
+        return True
 
     def watch(self) -> None:
         """Returns when all is ended from elsewhere. Raise Failed when the master dies alone."""
@@ -108,11 +106,31 @@ class Cluster:
         return ANY_PORT
 
     def _start_workers(self) -> None:
-        address = (self.settings.master_dir / "address").read_text().strip()
         for name in self.names:
             if holder(self._lock(name)) is None:
-                self._spawn(name, ["worker", "--master", address, "--name", name])
-        self._await(self._are_ready, self.names)
+                self._spawn_worker(name)
+        self._await(partial(self._are_ready, self.names), self.names)
+
+    def _revive(self, held: dict[str, Holder]) -> None:
+        """Start again what died before its time and is needed to end the rest in order."""
+        awaited: list[str] = []
+        if MASTER not in held:
+            render.note("corps: the master is gone; starting it again to end all in order")
+            self._start_master()
+            awaited = [name for name in self.names if f"worker {name}" in held]
+        busy = {row.worker for row in self.client.instances()}
+        for name in self.names:
+            if f"worker {name}" not in held and (name in busy or f"keeper of {name}" in held):
+                render.note(f"corps: worker {name} is gone; starting it again to end its apps")
+                self._spawn_worker(name)
+                awaited.append(name)
+        if awaited:
+            with suppress(Failed):  # the rest can be ended all the same
+                self._await(partial(self._are_ready, awaited), awaited)
+
+    def _spawn_worker(self, name: str) -> None:
+        address = (self.settings.master_dir / "address").read_text().strip()
+        self._spawn(name, ["worker", "--master", address, "--name", name])
 
     def _spawn(self, name: str, arguments: list[str]) -> None:
         log = self._log(name)
@@ -138,9 +156,9 @@ class Cluster:
             return False
         return True
 
-    def _are_ready(self) -> bool:
+    def _are_ready(self, names: Sequence[str]) -> bool:
         ready = {w.name for w in self.client.workers() if w.state == WorkerState.READY}
-        return ready.issuperset(self.names)
+        return ready.issuperset(names)
 
     def _await(self, is_so: Callable[[], bool], names: Sequence[str]) -> None:
         """Until it is so. Raise Failed when one of `names` dies or READY_S is over."""

@@ -19,7 +19,7 @@ from corps.cli.fetch import fetch_log
 from corps.cli.operator import Operator, persist
 from corps.cli.options import TARGET, Aim, all_option, verb
 from corps.client import Client, LogSlice
-from corps.errors import CorpsError, Invalid, Malformed, Unavailable
+from corps.errors import CorpsError, Invalid, Malformed, NotFound, Unavailable
 from corps.model.view import InstanceView
 
 FOLLOWED_MAX = 64
@@ -71,13 +71,7 @@ def logs(operator: Operator, **options: Unpack[LogOptions]) -> None:
         lines = FOLLOW_LINES if options["lines"] is None else options["lines"]
         _follow(operator.client, slices, lines, show)
         return
-    for slice in slices:
-        begin = slice
-        if options["lines"] is not None:
-            begin = from_last_lines(operator.client, slice, options["lines"])
-        for data in read_all(operator.client, begin):
-            show.feed(slice, data)
-        show.end(slice)
+    _print(operator.client, slices, options["lines"], show)
 
 
 class Step(Protocol):
@@ -173,6 +167,27 @@ class _Ended(msgspec.Struct, frozen=True):
     """Nothing more comes of a log; `error` says why if it is not its end."""
 
     error: CorpsError | None = None
+
+
+def _print(client: Client, slices: Sequence[LogSlice], lines: int | None, show: Display) -> None:
+    """One log after the other. Those whose worker is away do not keep the others back."""
+    instances = {slice.instance for slice in slices}
+    failed: dict[str, CorpsError] = {}
+    for slice in slices:
+        if slice.instance in failed:
+            continue
+        try:
+            begin = slice if lines is None else from_last_lines(client, slice, lines)
+            for data in read_all(client, begin):
+                show.feed(slice, data)
+        except (NotFound, Unavailable) as error:
+            if len(instances) == 1:
+                raise
+            failed[slice.instance] = error
+            render.error(error.message)
+        show.end(slice)
+    if failed:
+        raise Unavailable(f"{len(failed)} of {len(instances)} instances have no log to show now")
 
 
 def _follow(client: Client, slices: Sequence[LogSlice], lines: int, show: Display) -> None:

@@ -20,6 +20,7 @@ def main() -> int:
 
 
 def _main() -> int:
+    _open_streams()
     gc.disable()  # nothing that is imported is garbage: looking for it would cost 10 ms
     from corps.cli import render, tree  # noqa: PLC0415  # after the line above
     from corps.cli.operator import Operator  # noqa: PLC0415  # as above
@@ -40,6 +41,13 @@ def _main() -> int:
         return render.bug(bug)
     finally:
         operator.close()
+
+
+def _open_streams() -> None:
+    """A caller may have closed them (`>&-`): then nothing else may get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open as long as we are
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ from types import TracebackType
 from corps.clock import Clock
 
 READ_BYTES = 65_536
-_NOT_TEXT = re.compile(rb"\x1b\[[?0-9;]*[a-zA-Z]|[\x00-\x20]")
+_PIECE = re.compile(
+    r"\x1b\[(?P<count>[0-9]*)(?P<kind>[A-DJK])|\x1b\[[?0-9;]*[a-zA-Z]|\x1b.|(?P<character>.)",
+    re.DOTALL,
+)
 
 
 class Terminal:
@@ -67,13 +70,12 @@ class Terminal:
         begin, self._looked = self._looked, at + len(wanted)
         return self.seen[begin : self._looked]
 
-    def expect_typed(self, line: str, deadline_s: float = 20.0) -> None:
-        """Read until `line` stands at the prompt, however it came there and was drawn."""
-        wanted = line.encode().replace(b" ", b"")
+    def expect_line(self, line: str, deadline_s: float = 20.0) -> None:
+        """Read until the cursor stands behind `line`, however it was drawn."""
         end = self._clock() + deadline_s
-        while not _NOT_TEXT.sub(b"", self.seen).endswith(wanted):
+        while (drawn := cursor_line(self.seen)) != line:
             if not self._read(end - self._clock()):
-                raise AssertionError(f"no {line!r} at the end of {self.seen[self._looked :]!r}")
+                raise AssertionError(f"{drawn!r}, not {line!r}")
 
     def wait(self, deadline_s: float = 30.0) -> int:
         """Read to the end; the exit status."""
@@ -92,3 +94,30 @@ class Terminal:
             self.seen += data
             return bool(data)
         return False
+
+
+def cursor_line(output: bytes) -> str:
+    """The line left of the cursor, on a terminal of endless height that was given `output`."""
+    row = column = 0
+    cells: dict[tuple[int, int], str] = {}
+    for match in _PIECE.finditer(output.decode(errors="ignore")):
+        count, kind = int(match["count"] or 1), match["kind"]
+        character = match["character"]
+        if kind in ("C", "D"):
+            column = max(0, column + (count if kind == "C" else -count))
+        elif kind in ("A", "B"):
+            row += count if kind == "B" else -count
+        elif kind in ("J", "K"):
+            gone = [at for at in cells if at >= (row, column) and (kind == "J" or at[0] == row)]
+            for at in gone:
+                del cells[at]
+        elif character == "\r":
+            column = 0
+        elif character == "\n":
+            row += 1
+        elif character == "\b":
+            column -= 1
+        elif character and character >= " ":
+            cells[row, column] = character
+            column += 1
+    return "".join(cells.get((row, at), " ") for at in range(column))

@@ -152,7 +152,8 @@ class MasterCore:
                 self._orders.installed(worker, message)
             case InstallFailed():
                 reason = believe.text(message.message)
-                self._ledger.happened("install-failed", worker, reason, worker)
+                if self._ledger.is_wanted(worker, message.digest):
+                    self._ledger.happened("install-failed", worker, reason, worker)
                 self._orders.install_failed(worker, message.digest, reason)
             case Uninstalled():
                 if not message.in_use:

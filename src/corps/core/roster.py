@@ -20,7 +20,7 @@ from corps.core.ledger import Ledger
 from corps.core.liveness import Hearing
 from corps.core.observe import Observer
 from corps.core.orders import Orders
-from corps.errors import Conflict, CorpsError, Invalid, ProtocolError
+from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, Unavailable
 from corps.model.instance import InstanceState
 from corps.model.name import Digest, WorkerName, check_name
 from corps.model.selector import ALL, check_label
@@ -38,6 +38,7 @@ from corps.wire.worker import (
 )
 
 JOIN_MAX_S = 10.0
+WORKERS_MAX = 10_000
 REPORTS_MAX = 200_000
 ARTIFACTS_MAX = 20_000
 LABELS_MAX = 64
@@ -267,6 +268,8 @@ class Roster:
                 f"{cluster.meta.cluster}: start it with another --dir or --name"
             )
         known = cluster.workers.get(hello.name)
+        if known is None and len(cluster.workers) >= WORKERS_MAX:
+            raise Unavailable(f"{WORKERS_MAX} workers have joined: there is room for no more")
         if known is None or known.state_id == hello.state_id:
             return
         if known.state is not WorkerState.LOST:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from corps.core.roster import ARTIFACTS_MAX, JOIN_MAX_S, LABELS_MAX
+from corps.core.roster import ARTIFACTS_MAX, JOIN_MAX_S, LABELS_MAX, WORKERS_MAX
 from corps.model.instance import InstanceState, Vanished
 from corps.model.worker import WorkerState
 from corps.wire import worker as wire
-from tests.support.build import NOW, AMaster, a_hello, a_report
+from tests.support.build import NOW, AMaster, a_hello, a_report, a_worker
 
 LAST = wire.Inventory(reports=(), artifacts=(), is_last=True)
 
@@ -199,6 +199,13 @@ def test_a_worker_that_does_not_fit_is_refused_and_told_why(
     assert says in refused.message
     assert [closed for closed, _ in master.closed()] == [session]
     assert master.core.cluster.workers == {}
+
+
+def test_there_is_room_for_so_many_workers_and_no_more() -> None:
+    master = AMaster([a_worker(f"w{n}") for n in range(WORKERS_MAX)])
+    assert [m.code for m in master.sent(wire.Refused, master.join("w-new"))] == ["unavailable"]
+    assert master.core.session_of("w1") is None
+    assert master.join("w1") == master.core.session_of("w1")
 
 
 def test_a_worker_of_no_cluster_yet_is_welcome() -> None:

@@ -75,7 +75,8 @@ class Keeper:
         except BlockingIOError:
             raise OSError("another keeper serves this directory") from None
         self._floor_bytes, is_new_kernel = _probe()
-        self._idle_s, self._idle_at = _seconds(options, "--idle-s=", IDLE_MAX_S), math.inf
+        self._idle_s = _seconds(options, "--idle-s=", IDLE_MAX_S)
+        self._idle_at = time.monotonic() + self._idle_s
         self._is_done = self._is_told_to_end = False
         self._link: socket.socket | None = None
         self._inbox, self._queued_bytes = bytearray(), 0

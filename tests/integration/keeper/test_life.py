@@ -23,8 +23,8 @@ Built = Callable[[str], str]
 RSS_MAX_KIB = 16_384  # 11,600 on Debian 12 with CPython 3.11
 
 
-def _try(directory: Path) -> subprocess.CompletedProcess[str]:
-    argv = command(sys.executable, str(directory))
+def _try(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    argv = [*command(sys.executable, str(directory)), *options]
     return subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
 
 
@@ -95,6 +95,12 @@ def test_alone_and_without_children_it_ends_by_itself(
     os.kill(pid, signal.SIGUSR1)
     assert keeper.process.wait(DEADLINE_S) == 0
     assert start().link.listing()["app.1#1"].status == status_of(9)
+
+
+def test_a_keeper_to_which_nobody_comes_ends_by_itself(tmp_path: Path) -> None:
+    ended = _try(tmp_path, "--idle-s=0.05")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "keeper.lock"]
 
 
 def test_it_may_be_born_without_stdin_stdout_and_stderr(

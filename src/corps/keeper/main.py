@@ -30,7 +30,7 @@ from corps.keeper.children import Children
 from corps.keeper.journal import Journal, encode, log
 from corps.keeper.process import Fd, Json
 
-LAUNCH_MAX_S, IDLE_MAX_S = 30.0, 60.0
+LAUNCH_MAX_S, IDLE_MAX_S, LOOK_S = 30.0, 60.0, 1.0
 FLYING_MAX = 128  # children between fork and exec
 FRAME_MAX_BYTES, QUEUE_MAX_BYTES, READ_BYTES = 4 << 20, 64 << 20, 64 << 10
 PART_MAX, PART_BYTES = 200, 256 << 10  # of a listing; SCM_RIGHTS takes 253 descriptors
@@ -97,10 +97,7 @@ class Keeper:
 
     def run(self) -> None:
         while not self._is_done:
-            next_at = min(
-                [self._idle_at, *(child.deadline for child in self._children.flying.values())]
-            )
-            ready = dict(self._epoll.poll(max(0.0, min(next_at - time.monotonic(), 3600.0))))
+            ready = dict(self._epoll.poll(self._timeout_s()))
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
                 self._children.reap()
@@ -117,6 +114,10 @@ class Keeper:
         with contextlib.suppress(FileNotFoundError):
             os.unlink("keeper.sock")
 
+    def _timeout_s(self) -> float:
+        deadlines = [child.deadline for child in self._children.flying.values()]
+        return max(0.0, min(LOOK_S, min([self._idle_at, *deadlines]) - time.monotonic()))
+
     def _look_at_the_clock(self) -> None:
         now, living = time.monotonic(), len(self._journal.living)
         self._children.end_late_launches(now)
@@ -125,6 +126,11 @@ class Keeper:
             log(f"SIGTERM: not ending, {living} children live")
         self._is_done |= now >= self._idle_at or (self._is_told_to_end and not living)
         self._is_told_to_end = False
+        if not self._link and not os.path.exists("keeper.sock"):  # somebody has cleaned up
+            self._epoll.unregister(self._listener)
+            self._listener.close()
+            self._listener = _listen()
+            self._epoll.register(self._listener, select.EPOLLIN)
 
     def _told_to_end(self, *_: object) -> None:
         self._is_told_to_end = True

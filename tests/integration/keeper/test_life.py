@@ -97,6 +97,15 @@ def test_alone_and_without_children_it_ends_by_itself(
     assert start().link.listing()["app.1#1"].status == status_of(9)
 
 
+def test_a_socket_that_somebody_removed_is_made_again(
+    keeper: Keeper, order: Order, built: Built
+) -> None:
+    keeper.link.spawn(order("app.1#1", built("wait")))
+    (keeper.directory / "keeper.sock").unlink()
+    assert keeper.link.listing()["app.1#1"].is_live
+    assert keeper.connect().listing()["app.1#1"].is_live
+
+
 def test_a_keeper_to_which_nobody_comes_ends_by_itself(tmp_path: Path) -> None:
     ended = _try(tmp_path, "--idle-s=0.05")
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -165,7 +165,6 @@ class Keeper:
                     attempts=tuple(part),
                     totals=Totals(),
                     keeper_pid=1,
-                    floor_bytes=1 << 20,
                     is_last=number == len(parts),
                 )
             )

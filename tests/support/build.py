@@ -322,7 +322,6 @@ class AWorker:
                 attempts=attempts,
                 totals=wire.Totals(),
                 keeper_pid=7,
-                floor_bytes=1 << 20,
                 is_last=is_last,
             )
         )

@@ -70,13 +70,13 @@ def delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:
     return tuple(Delivered(signal=signal.signal, at=signal.at) for signal in sent)
 
 
-def usage_of(usage: KeptUsage | None, floor_bytes: int, peak_bytes: int | None) -> Usage | None:
+def usage_of(usage: KeptUsage | None, peak_bytes: int | None) -> Usage | None:
     """The final usage. ru_maxrss also counts the image before exec: at that floor the sampled
     peak of the program itself is the better figure, and without one it is an upper bound."""
     if usage is None:
         return None
     max_rss_bytes, source = usage.max_rss_bytes, RssSource.WAIT4
-    if max_rss_bytes <= floor_bytes * FLOOR_SLACK:
+    if max_rss_bytes <= usage.floor_bytes * FLOOR_SLACK:
         source = RssSource.FLOOR
         if peak_bytes is not None:
             max_rss_bytes, source = peak_bytes, RssSource.SAMPLED

@@ -38,7 +38,6 @@ class Children:
         self.now = 0.0
         self._has_keeper = False
         self._listed: dict[AttemptKey, None] = {}  # in the parts of a listing so far
-        self._floor_bytes = 0
         self._signals = Signals()
 
     # ---- what the master asks
@@ -171,7 +170,6 @@ class Children:
 
     def _list(self, listing: keeper.Listing, reasons: dict[AttemptKey, str]) -> None:
         """The keeper's word: what it lists is, and what it does not list was never started."""
-        self._floor_bytes = listing.floor_bytes
         for attempt in listing.attempts:
             self._listed[attempt.key] = None
             if attempt.is_live:
@@ -228,7 +226,7 @@ class Children:
             return
         self._answer(listed.key, delivered(listed))
         attempt.report = died(attempt.report, listed, reasons.get(listed.key), self.now)
-        self._die(attempt, usage=usage_of(listed.usage, self._floor_bytes, attempt.peak_bytes))
+        self._die(attempt, usage=usage_of(listed.usage, attempt.peak_bytes))
 
     # ---- signals
 

@@ -18,6 +18,7 @@ from corps.keeper.journal import RESERVE_BYTES, Journal
 from corps.keeper.process import FAILED, USED, Child, Json, Launch
 
 KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX = 200, 8 << 10, 20
+FLOOR_SLACK = 1.05  # a maximum resident set up to this is the image before exec, not the program
 PRIVATE = {"place", "identity", "executed_at"}  # of the journal, not of the worker
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -201,7 +202,10 @@ class Children:
         self._unhear(child.pipe.number)
         child.pipe = None
         place = self._journal.table[child.key]["place"]
-        if not child.report and os.pread(self._journal.file.number, 1, place)[0] == USED:
+        mark = os.pread(self._journal.file.number, process.MARK.size, place)
+        flag, floor_kib = process.MARK.unpack(mark)
+        child.floor_bytes = floor_kib * 1024
+        if not child.report and flag == USED:
             del self.flying[child.key]
             self._journal.put(child.key, executed=True, executed_at=_now())
             self.tell(child.key)
@@ -222,7 +226,9 @@ class Children:
         for name, value in usage.items():
             totals[name] = round(totals[name] + value, 6)
         usage["max_rss_bytes"] = used.ru_maxrss * 1024
-        totals["max_rss_bytes"] = max(totals["max_rss_bytes"], usage["max_rss_bytes"])
+        usage["floor_bytes"] = child.floor_bytes if child else 0
+        if usage["max_rss_bytes"] > usage["floor_bytes"] * FLOOR_SLACK:
+            totals["max_rss_bytes"] = max(totals["max_rss_bytes"], usage["max_rss_bytes"])
         totals["children_dead"] += 1
         self._has_deaths = True
         if child:

@@ -1,8 +1,9 @@
 """The journal: what must outlive the keeper. One pre-allocated file, one writer.
 
-A record is `length(4) crc32(4) flag(1) json` and sets fields of one attempt: replayed in order they
-give the table back. In the first record of an attempt the flag is its one-shot right to exec; the
-child itself marks it, so the checksum leaves it out.
+A record is `length(4) crc32(4) flag(1) floor(4) json` and sets fields of one attempt: replayed in
+order they give the table back. In the first record of an attempt the flag is its one-shot right to
+exec, and floor the resident set in KiB it had before: the child itself writes them, so the checksum
+leaves them out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import os
 import select
 import struct
 
-from corps.keeper.process import UNUSED, USED, Child, Fd, Json
+from corps.keeper.process import MARK, UNUSED, USED, Child, Fd, Json
 
-VERSION = 1
+VERSION = 2
 GROW_BYTES, COMPACT_MIN_BYTES = 4 << 20, 1 << 20
 RESERVE_BYTES = 4_096  # what a living attempt may still have to write: its exit and usage
-HEAD = struct.Struct(">IIB")
+HEAD = struct.Struct(">IIBI")  # the last two: process.MARK
 FIRST = b'{"t":'  # how every record's JSON begins: the next one is found again behind damage
 HEADLESS = {"pid": 0, "note": "", "forked_at": 0.0, "is_live": False, "executed": True}
 HEADLESS |= {"lost": "its record in the journal is damaged"}
@@ -65,8 +66,8 @@ class Journal:
 
     def add(self, record: Json, flag: int = UNUSED) -> int:
         body = encode(record).encode()
-        place = self._end + len(self._pending) + HEAD.size - 1
-        self._pending += HEAD.pack(len(body), binascii.crc32(body), flag) + body
+        place = self._end + len(self._pending) + HEAD.size - MARK.size
+        self._pending += HEAD.pack(len(body), binascii.crc32(body), flag, 0) + body
         return place
 
     def has_room(self, size: int) -> bool:
@@ -129,7 +130,7 @@ class Journal:
         """Replay the file. False unless it is of this boot."""
         data, at, head = os.pread(self.file.number, self._size, 0), HEAD.size, Json()
         while (at := data.find(FIRST, at)) >= 0:
-            length, crc, _ = HEAD.unpack_from(data, at - HEAD.size)
+            length, crc, _, _ = HEAD.unpack_from(data, at - HEAD.size)
             body = data[at : at + length]
             if not body or binascii.crc32(body) != crc:
                 at += 1
@@ -141,7 +142,7 @@ class Journal:
                 os.link("journal", "journal.corrupt")
             record = json.loads(body)
             head = head or dict(record)
-            self._replay(record, at - 1)
+            self._replay(record, at - MARK.size)
             self._end = at + length
             at = self._end + HEAD.size
         if data[self._end : self._end + HEAD.size].strip(b"\0"):

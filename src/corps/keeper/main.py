@@ -74,7 +74,7 @@ class Keeper:
             fcntl.flock(self._lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OSError("another keeper serves this directory") from None
-        self._floor_bytes, is_new_kernel = _probe()
+        is_new_kernel = _has_pidfs()
         self._idle_s = _seconds(options, "--idle-s=", IDLE_MAX_S)
         self._idle_at = time.monotonic() + self._idle_s
         self._is_done = self._is_told_to_end = False
@@ -207,7 +207,7 @@ class Keeper:
 
     def _list(self) -> None:
         keys, told = list(reversed(self._journal.table)), self._children.told
-        listing = {"type": "listing", "keeper_pid": os.getpid(), "floor_bytes": self._floor_bytes}
+        listing = {"type": "listing", "keeper_pid": os.getpid()}
         listing |= {"attempts": [], "totals": self._journal.totals, "is_last": False}
         while not listing["is_last"]:
             part: list[Json] = []
@@ -274,14 +274,10 @@ def _settle_down() -> None:
     gc.freeze()
 
 
-def _probe() -> tuple[int, bool]:
-    """The resident set that a child has before exec; whether a pidfd's inode names its process."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    pidfds = [Fd(os.pidfd_open(one)) for one in (pid, os.getpid())]
-    inodes = {os.fstat(pidfd.number).st_ino for pidfd in pidfds}
-    return os.wait4(pid, 0)[2].ru_maxrss * 1024, len(inodes) == 2
+def _has_pidfs() -> bool:
+    """A pidfd's inode names its process: not the same for two of them."""
+    pidfds = [Fd(os.pidfd_open(one)) for one in (1, os.getpid())]
+    return len({os.fstat(pidfd.number).st_ino for pidfd in pidfds}) == 2
 
 
 def _listen() -> socket.socket:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 UNUSED, USED, FAILED, REVOKED = range(4)  # the right to exec, a flag in the journal
+MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
 NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the keeper raises its own
 SPARE_FDS, FD_END = 64, 1 << 20
@@ -49,7 +50,7 @@ class Fd:
 class Child:
     """What this keeper holds of a living attempt. `pipe` is there until it has executed."""
 
-    errno, report, doom, deadline = 0, b"", "killed_before_exec", float("inf")
+    errno, report, doom, deadline, floor_bytes = 0, b"", "killed_before_exec", float("inf"), 0
     pidfd: Fd | None = None
     gate: Fd | None = None
     pipe: Fd | None = None
@@ -120,11 +121,12 @@ def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
             os.dup2(fd, number)
         stage = "chdir"
         os.chdir(cwd)
+        floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         stage = "mark"  # the lock is held until exec closes `journal`
         fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
         if (
             os.pread(journal, 1, place)[0] != UNUSED
-            or os.pwrite(journal, bytes([USED]), place) != 1
+            or os.pwrite(journal, MARK.pack(USED, floor), place) != MARK.size
         ):
             return
         stage = "execve"

@@ -18,7 +18,7 @@ from corps.core.views import (
 from corps.errors import Invalid, NotFound, Unavailable
 from corps.master.driver import ASK_DEADLINE_S, MasterDriver
 from corps.model.command import Copied
-from corps.model.instance import Instance
+from corps.model.instance import Instance, RssSource, Usage
 from corps.model.name import AttemptKey, InstanceId, WorkerName, attempt_key, did_you_mean
 from corps.model.view import (
     AuditView,
@@ -192,13 +192,17 @@ async def _worker_usage(driver: MasterDriver, name: WorkerName) -> WorkerUsageVi
         children_dead=totals.children_dead,
         cpu_user_s=totals.cpu_user_s + sum(usage.cpu_user_s for usage in now),
         cpu_system_s=totals.cpu_system_s + sum(usage.cpu_system_s for usage in now),
-        max_rss_bytes=max(
-            (totals.max_rss_bytes, *(usage.max_rss_bytes or 0 for usage in now)), default=0
-        )
-        or None,
+        max_rss_bytes=_peak_of([*now, *(i.usage for i in mine if i.usage)], totals.max_rss_bytes),
         rss_bytes=sum(usage.rss_bytes or 0 for usage in now),
         instances=tuple(view_instance_usage(i, live.get(i.key)) for i in mine),
     )
+
+
+def _peak_of(usages: Iterable[Usage], known_bytes: int) -> int | None:
+    """The largest resident set that was really measured; an upper bound only for want of one."""
+    peaks = [(u.max_rss_source is not RssSource.FLOOR, u.max_rss_bytes or 0) for u in usages]
+    _, peak_bytes = max([*peaks, (known_bytes > 0, known_bytes)])
+    return peak_bytes or None
 
 
 def _sum(

@@ -69,11 +69,12 @@ ToKeeper: TypeAlias = Spawn | SendSignal | Forget | ListAll | Quit
 
 
 class KeptUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """rusage of wait4(2); `max_rss_bytes` at or below `floor_bytes` is only an upper bound."""
+    """rusage of wait4(2); `max_rss_bytes` up to the image before exec is an upper bound only."""
 
     cpu_user_s: float
     cpu_system_s: float
     max_rss_bytes: int
+    floor_bytes: int = 0
 
 
 class KeptSignal(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +131,11 @@ class Signaled(KeeperMessage, frozen=True, kw_only=True):
 
 
 class Listing(KeeperMessage, frozen=True, kw_only=True):
-    """Everything known, in parts; `floor_bytes`: the resident set a child has before exec."""
+    """Everything known, in parts."""
 
     attempts: tuple[KeptAttempt, ...]
     totals: Totals
     keeper_pid: int
-    floor_bytes: int
     is_last: bool
 
 

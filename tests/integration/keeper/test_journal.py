@@ -108,7 +108,7 @@ def test_a_journal_nobody_can_read_stops_the_start_and_harms_nothing(
     old.kill()
     journal = old.directory / "journal"
     good = journal.read_bytes()
-    journal.write_bytes(good.replace(b'"version":1', b'"version":9', 1))
+    journal.write_bytes(good.replace(b'"version":2', b'"version":9', 1))
     with pytest.raises(AssertionError, match="no header that this version can read"):
         start()
     assert Path(f"/proc/{pid}").exists()

@@ -141,10 +141,10 @@ def test_after_a_reboot_all_that_lived_is_lost_and_may_have_run(
     old.kill()
     journal = old.directory / "journal"
     data = journal.read_bytes()
-    length, _, flag = HEAD.unpack_from(data)
+    length, _, flag, floor = HEAD.unpack_from(data)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     body = data[HEAD.size : HEAD.size + length].replace(boot.encode(), str(uuid.uuid4()).encode())
-    head = HEAD.pack(length, binascii.crc32(body), flag) + body
+    head = HEAD.pack(length, binascii.crc32(body), flag, floor) + body
     journal.write_bytes(head + data[len(head) :])
     new = start()
     listing = new.link.listing()

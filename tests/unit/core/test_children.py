@@ -274,7 +274,9 @@ def test_the_image_before_exec_does_not_count_as_memory_of_the_program(
     worker.run()
     if peak_bytes is not None:
         worker.step(ev.Peaks(((KEY, peak_bytes),)))
-    usage = kw.KeptUsage(cpu_user_s=1.0, cpu_system_s=0.5, max_rss_bytes=max_rss_bytes)
+    usage = kw.KeptUsage(
+        cpu_user_s=1.0, cpu_system_s=0.5, max_rss_bytes=max_rss_bytes, floor_bytes=1 << 20
+    )
     told_usage = ended(worker, kept_dead(usage=usage)).usage
     assert told_usage is not None
     assert (told_usage.max_rss_bytes, told_usage.max_rss_source) == (expected, source)

@@ -163,7 +163,6 @@ class Liar:
                     attempts=(attempt,),
                     totals=wire.Totals(),
                     keeper_pid=1,
-                    floor_bytes=0,
                     is_last=self.rng.random() < 0.8,
                 ),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import socket
@@ -46,6 +47,13 @@ def hold_lock(directory: Path, noun: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def settle_memory() -> None:
+    """What was imported stays for good: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def start_log() -> None:

@@ -64,6 +64,7 @@ class MasterDriver:
         self._waiters: dict[CommandId, list[asyncio.Future[AnyResult]]] = {}
         self._questions: dict[int, tuple[asyncio.Future[FromWorker], list[FromWorker]]] = {}
         self._next_ask = itertools.count(1)
+        self._ticker: asyncio.TimerHandle | None = None
         self._recent: deque[tuple[float, MasterEvent]] = deque(maxlen=RECENT_EVENTS)
         self._news: asyncio.Event = asyncio.Event()
         self.on_send: Callable[[int, ToWorker], None] = lambda session, message: None
@@ -175,13 +176,15 @@ class MasterDriver:
         since = self._stalled_since
         return since is not None and self._loop.time() - since > STALLED_S
 
-    async def tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self.feed(Tick())
+    def tick(self) -> None:
+        """Every TICK_S, for ever: a timer, because a sleeping task costs twice its wake-ups."""
+        self._ticker = self._loop.call_later(TICK_S, self.tick)
+        self.feed(Tick())
 
     async def close(self) -> None:
         """Commit what was decided, then close the store."""
+        if self._ticker is not None:
+            self._ticker.cancel()
         await self.settled()
         self._writer.shutdown()
         self._store.close()

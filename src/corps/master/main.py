@@ -27,7 +27,14 @@ from corps.core.cluster import Cluster
 from corps.core.events import Save
 from corps.core.master import MasterCore
 from corps.core.records import Meta, Record
-from corps.daemon import hold_lock, refuse_optimized, start_log, unix_listener, write_atomically
+from corps.daemon import (
+    hold_lock,
+    refuse_optimized,
+    settle_memory,
+    start_log,
+    unix_listener,
+    write_atomically,
+)
 from corps.errors import CorpsError, Denied
 from corps.master.driver import MasterDriver
 from corps.master.http import Master, load_manifest, make_app
@@ -89,7 +96,6 @@ async def _run(settings: Settings, directory: Path, insecure_network: bool) -> N
     tasks = [
         loop.create_task(work)
         for work in (
-            driver.tick(),
             sessions.accept(listener),
             sessions.sweep(),
             server.serve([api]),
@@ -97,6 +103,8 @@ async def _run(settings: Settings, directory: Path, insecure_network: bool) -> N
     ]
     write_atomically(directory / "address", f"{address}\n")
     _announce(settings, address)
+    settle_memory()
+    driver.tick()
     try:
         await _until_over(driver, stop, tasks)
     finally:
@@ -125,7 +133,7 @@ async def _end(
     sessions: Sessions,
     tasks: list[asyncio.Task[None]],
 ) -> None:
-    server.should_exit = True
+    server.over.set()
     sessions.close()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(tasks[-1]), 2.0)
@@ -219,7 +227,16 @@ def _who(request: Request[Any, Any, Any]) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the daemon has its own."""
+    """uvicorn without its signal handlers and its ten wake-ups a second: the daemon has its own."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.over = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.over.wait()
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

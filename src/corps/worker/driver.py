@@ -64,6 +64,8 @@ class WorkerDriver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers = 0
         self._is_leaving = False
+        self._peaks_at = 0.0
+        self._ticker: asyncio.TimerHandle | None = None
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
         self.over: asyncio.Future[None] = self._loop.create_future()
@@ -96,20 +98,20 @@ class WorkerDriver:
         if orders:
             self.feed(ev.MasterSaid(tuple(orders)))
 
-    async def tick(self) -> None:
+    def tick(self) -> None:
         """Beats and deadlines; and the peak of each process soon after its start, then at times."""
-        peaks_at = 0.0
-        while True:
-            await asyncio.sleep(TICK_S)
-            self.feed(ev.Tick())
-            whole = self._loop.time() >= peaks_at
-            if whole:
-                peaks_at = self._loop.time() + PEAKS_EVERY_S
-            if peaks := self._processes.peaks(whole=whole):
-                self.feed(ev.Peaks(peaks))
+        self._ticker = self._loop.call_later(TICK_S, self.tick)
+        self.feed(ev.Tick())
+        whole = self._loop.time() >= self._peaks_at
+        if whole:
+            self._peaks_at = self._loop.time() + PEAKS_EVERY_S
+        if peaks := self._processes.peaks(whole=whole):
+            self.feed(ev.Peaks(peaks))
 
     async def close(self) -> None:
         """The daemon ends, the keeper and the apps go on."""
+        if self._ticker is not None:
+            self._ticker.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

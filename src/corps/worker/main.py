@@ -18,7 +18,7 @@ from corps.clock import Clock
 from corps.config import Settings
 from corps.core.events import Linked, Unlinked
 from corps.core.worker import WorkerCore
-from corps.daemon import hold_lock, refuse_optimized, start_log
+from corps.daemon import hold_lock, refuse_optimized, settle_memory, start_log
 from corps.errors import Denied
 from corps.model.name import check_name
 from corps.net.address import format_address, is_loopback, parse_address
@@ -79,9 +79,10 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     await driver.start()
+    settle_memory()
+    driver.tick()
     _log.info("worker %s in %s, master %s", name, directory, format_address(address))
     parts: set[asyncio.Future[Any]] = {
-        loop.create_task(driver.tick()),
         loop.create_task(_stay_linked(driver, address)),
         loop.create_task(stop.wait()),
         driver.over,

@@ -42,9 +42,11 @@ def launches(made: Cluster) -> None:
     made.corps("copy", "/bin/true")
     made.corps("copy", "/bin/sleep")
     client = made.client
+    sleeper = Launch(artifact="sleep", args=("1000",))
     for _ in range(20):
-        client.launch(Launch(artifact="true"))
-    times = [timed(lambda: client.launch(Launch(artifact="true"))) for _ in range(300)]
+        client.launch(sleeper)
+    times = [timed(lambda: client.launch(sleeper)) for _ in range(300)]
+    client.kill(("sleep",))
     limit = f"posix_spawn {limits.posix_spawn_ms():.2f} ms, "
     limit += f"TCP round trip {limits.tcp_round_trip_ms():.2f} ms"
     record(

@@ -178,7 +178,7 @@ async def read_log(
 
 async def _worker_usage(driver: MasterDriver, name: WorkerName) -> WorkerUsageView:
     mine = [i for i in driver.core.cluster.instances.values() if i.worker == name]
-    parts = await _ask_sample(driver, name, None)
+    parts = await _ask_sample(driver, name, None, with_peaks=True)
     if not parts:
         return _sum(name, mine, {}, is_known=False)
     live = _by_key(parts)
@@ -245,7 +245,7 @@ async def _live_usage(
             by_worker.setdefault(instance.worker, []).append(instance.key)
     answers = await asyncio.gather(
         *(
-            _ask_sample(driver, name, None if whole else tuple(keys))
+            _ask_sample(driver, name, None if whole else tuple(keys), with_peaks=not whole)
             for name, keys in by_worker.items()
         )
     )
@@ -256,9 +256,11 @@ async def _live_usage(
 
 
 async def _ask_sample(
-    driver: MasterDriver, name: WorkerName, keys: tuple[AttemptKey, ...] | None
+    driver: MasterDriver, name: WorkerName, keys: tuple[AttemptKey, ...] | None, *, with_peaks: bool
 ) -> list[FromWorker] | None:
-    return await driver.ask(name, lambda ask: Sample(ask=ask, keys=keys), ASK_DEADLINE_S)
+    return await driver.ask(
+        name, lambda ask: Sample(ask=ask, keys=keys, with_peaks=with_peaks), ASK_DEADLINE_S
+    )
 
 
 def _by_key(parts: Iterable[object]) -> dict[AttemptKey, LiveUsage]:

@@ -239,10 +239,11 @@ class Uninstall(Message, frozen=True, kw_only=True):
 
 
 class Sample(Message, frozen=True, kw_only=True):
-    """Ask for live usage; None means of every attempt."""
+    """Ask for live usage; None means of every attempt. Peaks are read anew only if wanted."""
 
     ask: int
     keys: tuple[AttemptKey, ...] | None = None
+    with_peaks: bool = True
 
 
 class ReadLog(Message, frozen=True, kw_only=True):

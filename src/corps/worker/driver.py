@@ -306,7 +306,7 @@ class WorkerDriver:
     # ---- questions
 
     def _sample(self, question: worker.Sample) -> None:
-        live = self._processes.sample(question.keys)
+        live = self._processes.sample(question.keys, with_peaks=question.with_peaks)
         parts = [
             tuple(live[at : at + SAMPLES_A_MESSAGE])
             for at in range(0, len(live), SAMPLES_A_MESSAGE)

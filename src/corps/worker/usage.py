@@ -35,6 +35,7 @@ class Processes:
     def __init__(self) -> None:
         self._watched: dict[AttemptKey, tuple[int, int, int]] = {}
         self._unsampled: dict[AttemptKey, None] = {}
+        self._peaks: dict[AttemptKey, int] = {}
 
     def watch(self, key: AttemptKey, pid: int, pidfd: int) -> None:
         """Take over `pidfd`. Nothing is opened for a process that is gone already."""
@@ -62,15 +63,20 @@ class Processes:
 
     def drop(self, key: AttemptKey) -> None:
         self._unsampled.pop(key, None)
+        self._peaks.pop(key, None)
         for fd in self._watched.pop(key, ()):
             os.close(fd)
 
-    def sample(self, keys: tuple[AttemptKey, ...] | None) -> list[LiveUsage]:
-        """What /proc says now of these (None: all); one that has ended is left out."""
+    def sample(
+        self, keys: tuple[AttemptKey, ...] | None, *, with_peaks: bool = True
+    ) -> list[LiveUsage]:
+        """What /proc says now of these (None: all); one that has ended is left out.
+
+        Without `with_peaks` the peak is the last one taken, at most some seconds old.
+        """
         found = []
-        for key in self._watched if keys is None else keys:
-            watched = self._watched.get(key)
-            if watched is not None and (live := _read(key, watched[1], watched[2])) is not None:
+        for key in list(self._watched) if keys is None else keys:
+            if key in self._watched and (live := self._read(key, with_peaks)) is not None:
                 found.append(live)
         return found
 
@@ -78,30 +84,39 @@ class Processes:
         """VmHWM in bytes of all, or only of those that were never asked."""
         keys = list(self._watched if whole else self._unsampled)
         self._unsampled.clear()
-        return tuple(
-            (key, peak) for key in keys if (peak := _peak_bytes(self._watched[key][2])) is not None
-        )
+        return tuple((key, peak) for key in keys if (peak := self._peak(key)) is not None)
 
     def close(self) -> None:
         for key in list(self._watched):
             self.drop(key)
 
+    def _peak(self, key: AttemptKey) -> int | None:
+        peak = _peak_bytes(self._watched[key][2])
+        if peak is not None:
+            self._peaks[key] = peak
+        return peak
 
-def _read(key: AttemptKey, stat: int, status: int) -> LiveUsage | None:
-    try:
-        line = os.pread(stat, READ_BYTES, 0)
-    except ProcessLookupError:
-        return None
-    fields = line[line.rindex(b")") + 2 :].split()
-    peak_bytes = _peak_bytes(status)
+    def _read(self, key: AttemptKey, with_peaks: bool) -> LiveUsage | None:
+        try:
+            line = os.pread(self._watched[key][1], READ_BYTES, 0)
+        except ProcessLookupError:
+            return None
+        peak_bytes = self._peak(key) if with_peaks else self._peaks.get(key)
+        return _live_usage(key, line, peak_bytes)
+
+
+def _live_usage(key: AttemptKey, line: bytes, peak_bytes: int | None) -> LiveUsage:
+    """From a line of proc_pid_stat(5); the command in it may hold spaces and brackets."""
+    fields = line[line.rindex(b")") + 2 :].split(None, RSS + 1)
+    rss_bytes = int(fields[RSS]) * PAGE_BYTES
     return LiveUsage(
         key=key,
         os_state=OS_STATES.get(fields[0].decode(), "idle"),
         usage=Usage(
             cpu_user_s=int(fields[UTIME]) / TICKS_PER_S,
             cpu_system_s=int(fields[STIME]) / TICKS_PER_S,
-            max_rss_bytes=peak_bytes,
-            rss_bytes=int(fields[RSS]) * PAGE_BYTES,
+            max_rss_bytes=None if peak_bytes is None else max(peak_bytes, rss_bytes),
+            rss_bytes=rss_bytes,
             max_rss_source=None if peak_bytes is None else RssSource.SAMPLED,
         ),
     )

@@ -74,11 +74,11 @@ class Processes:
 
         Without `with_peaks` the peak is the last one taken, at most some seconds old.
         """
-        found = []
-        for key in list(self._watched) if keys is None else keys:
-            if key in self._watched and (live := self._read(key, with_peaks)) is not None:
-                found.append(live)
-        return found
+        return [
+            live
+            for key in (list(self._watched) if keys is None else keys)
+            if key in self._watched and (live := self._read(key, with_peaks)) is not None
+        ]
 
     def peaks(self, *, whole: bool) -> tuple[tuple[AttemptKey, int], ...]:
         """VmHWM in bytes of all, or only of those that were never asked."""

@@ -35,6 +35,8 @@ FLYING_MAX = 128  # children between fork and exec
 FRAME_MAX_BYTES, QUEUE_MAX_BYTES, READ_BYTES = 4 << 20, 64 << 20, 64 << 10
 PART_MAX, PART_BYTES = 200, 256 << 10  # of a listing; SCM_RIGHTS takes 253 descriptors
 PR_SET_CHILD_SUBREAPER = 36
+RT_SIGACTION = {"x86_64": 13, "aarch64": 134}  # the number of rt_sigaction(2)
+SIGACTION_BYTES = 32  # of the kernel's struct: all zero is SIG_DFL
 SHAPES: dict[str, dict[str, type]] = {
     "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note"), str)
     | {"argv": list, "env": dict},
@@ -268,7 +270,11 @@ def _settle_down() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    libc = ctypes.CDLL(None)
+    if (call := RT_SIGACTION.get(os.uname().machine)) is not None:
+        for number in (32, 33):  # glibc's own: its posix_spawn ignores them, and hides them from us
+            libc.syscall(call, number, bytes(SIGACTION_BYTES), None, 8)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
     gc.disable()
     gc.freeze()

@@ -272,8 +272,11 @@ def _settle_down() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     libc = ctypes.CDLL(None)
     if (call := RT_SIGACTION.get(os.uname().machine)) is not None:
-        for number in (32, 33):  # glibc's own: its posix_spawn ignores them, and hides them from us
-            libc.syscall(call, number, bytes(SIGACTION_BYTES), None, 8)
+        for internal in (
+            32,
+            33,
+        ):  # glibc's own: its posix_spawn ignores them, and hides them from us
+            libc.syscall(call, internal, bytes(SIGACTION_BYTES), None, 8)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
     gc.disable()

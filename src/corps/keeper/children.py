@@ -209,9 +209,10 @@ class Children:
             del self.flying[child.key]
             self._journal.put(child.key, executed=True, executed_at=_now())
             self.tell(child.key)
-            for number in child.waiting:
-                self._deliver(child.key, number)
-            child.waiting = ()
+            if child.doom != "timeout":  # else it dies: its pipe closes a moment before it is dead
+                for number in child.waiting:
+                    self._deliver(child.key, number)
+                child.waiting = ()
 
     def _bury(self, pid: int, child: Child | None, status: int) -> None:
         if child and child.pipe:

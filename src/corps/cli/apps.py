@@ -1,10 +1,10 @@
-"""launch, ps, stop, kill, signal, rm, usage, why: instances and what came of them."""
+"""ps, stop, kill, signal, rm, usage, why: instances and what came of them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import TypeAlias, TypedDict, Unpack
+from typing import TypeAlias
 
 import click
 
@@ -13,9 +13,7 @@ from corps.cli.moment import unix
 from corps.cli.operator import Operator
 from corps.cli.options import (
     ALL,
-    ARTIFACT,
     CHILD,
-    SELECTOR,
     TARGET,
     Aim,
     aimed,
@@ -27,61 +25,12 @@ from corps.cli.options import (
 )
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.clock import Clock
-from corps.errors import Failed, Invalid, TimedOut, Unavailable
-from corps.model.command import COUNT_MAX, GRACE_MAX_S, Launch
+from corps.errors import TimedOut, Unavailable
+from corps.model.command import GRACE_MAX_S
 from corps.model.instance import InstanceState
 from corps.model.name import split_instance_id
-from corps.model.spec import check_env_pair, parse_signal
+from corps.model.spec import parse_signal
 from corps.model.view import InstanceUsageView, InstanceView, WhyView, WorkerUsageView
-
-SPAWN_FAILED = "spawn_failed"
-
-
-class LaunchOptions(TypedDict):
-    name: str
-    on: str | None
-    count: int | None
-    env: tuple[str, ...]
-    cwd: str | None
-    args: tuple[str, ...]
-    output: Output
-
-
-@verb("launch")
-@click.argument("name", type=ARTIFACT)
-@click.argument("args", nargs=-1, metavar="[-- ARG...]")
-@click.option("--on", type=SELECTOR, metavar="SELECTOR", help="Workers: w1,w3 w[1-8] zone=a all.")
-@click.option("--count", type=click.IntRange(1, COUNT_MAX), help="How many, in all.")
-@click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable.")
-@click.option("--cwd", metavar="DIR", help="Start in this directory, an absolute path.")
-@output_option
-@click.pass_obj
-def launch(operator: Operator, **options: Unpack[LaunchOptions]) -> None:
-    """Start instances of an artifact: NAME or NAME@DIGEST.
-
-    Without --count: one on each worker of --on; without --on too: one in all. Answers with
-    instance, worker and pid, or the exact reason why not (exit status 1).
-    """
-    rows = operator.client.launch(
-        Launch(
-            artifact=options["name"],
-            on=options["on"],
-            count=options["count"],
-            args=options["args"],
-            env=_environment(options["env"]),
-            cwd=options["cwd"],
-        )
-    )
-    render.show(rows, LAUNCHED, options["output"])
-    failed = [row for row in rows if row.death is not None and row.death.kind == SPAWN_FAILED]
-    reasons = [f"{row.id} on {row.worker}: {row.death.message}" for row in failed if row.death]
-    if len(rows) == 1 and reasons:
-        raise Failed(reasons[0])
-    for reason in reasons:
-        render.error(reason)
-    if failed:
-        raise Failed(f"{len(failed)} of {len(rows)} instances did not start")
-    _check_known(rows)
 
 
 @verb("ps")
@@ -206,25 +155,15 @@ def _report(rows: Sequence[InstanceView], output: Output) -> None:
     if not rows:
         render.note("no live instance")
     render.show(rows, LAUNCHED, output)
-    _check_known(rows)
+    check_known(rows)
 
 
-def _check_known(rows: Sequence[InstanceView]) -> None:
+def check_known(rows: Sequence[InstanceView]) -> None:
     unknown = [row for row in rows if row.state == InstanceState.UNKNOWN]
     for row in unknown:
         render.error(f"{row.id}: its worker {row.worker} does not answer")
     if unknown:
         raise TimedOut(f"what became of {len(unknown)} of {len(rows)} instances is unknown yet")
-
-
-def _environment(pairs: Sequence[str]) -> dict[str, str]:
-    environment: dict[str, str] = {}
-    for pair in pairs:
-        name, value = check_env_pair(pair)
-        if name in environment:
-            raise Invalid(f"variable {name!r} is given twice", field="env")
-        environment[name] = value
-    return environment
 
 
 def _ran(row: InstanceView) -> str:

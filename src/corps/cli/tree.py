@@ -27,7 +27,7 @@ MODULES = {
     "copy": "artifacts",
     "artifacts": "artifacts",
     "delete": "artifacts",
-    "launch": "apps",
+    "launch": "launch",
     "ps": "apps",
     "stop": "apps",
     "kill": "apps",

@@ -179,9 +179,27 @@ def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str
         args=command.args,
         env=command.env,
         cwd=command.cwd,
+        terms=command.terms,
     )
     for number, worker in zip(numbers, chosen, strict=True):
-        _start(ledger, app.name, number, worker, what, (id, by))
+        instance = Instance(
+            id=instance_id(app.name, number),
+            app=app.name,
+            number=number,
+            attempt=1,
+            worker=worker,
+            launch=what,
+            command=id,
+            by=by,
+            state=InstanceState.PENDING,
+            desired=Desired.RUNNING,
+            timings=Timings(placed_at=ledger.now),
+            state_since=ledger.now,
+            restart=command.restart,
+        )
+        ledger.save(instance)
+        ledger.happened("placed", instance.id, f"on {worker}, launched by {by}", worker)
+        ledger.send_to(worker, Start(key=instance.key, launch=what))
     return tuple(instance_id(app.name, number) for number in numbers)
 
 
@@ -271,34 +289,6 @@ def remove(ledger: Ledger, command: Remove) -> tuple[str, ...]:
     for worker, keys in by_worker.items():
         ledger.send_to(worker, RemoveFiles(keys=tuple(keys)))
     return tuple(instance.id for instance in dead)
-
-
-def _start(
-    ledger: Ledger,
-    app: str,
-    number: int,
-    worker: WorkerName,
-    what: Launchable,
-    order: tuple[CommandId, str],
-) -> None:
-    command, by = order
-    instance = Instance(
-        id=instance_id(app, number),
-        app=app,
-        number=number,
-        attempt=1,
-        worker=worker,
-        launch=what,
-        command=command,
-        by=by,
-        state=InstanceState.PENDING,
-        desired=Desired.RUNNING,
-        timings=Timings(placed_at=ledger.now),
-        state_since=ledger.now,
-    )
-    ledger.save(instance)
-    ledger.happened("placed", instance.id, f"on {worker}, launched by {by}", worker)
-    ledger.send_to(worker, Start(key=instance.key, launch=what))
 
 
 def _check_signalable(ledger: Ledger, instance: Instance) -> None:

@@ -13,10 +13,13 @@ import msgspec
 from corps.model.instance import (
     Death,
     Delivered,
+    Evidence,
     Exited,
     InstanceState,
+    LogLine,
     Signaled,
     SpawnFailed,
+    Survivor,
     Usage,
     Vanished,
 )
@@ -28,6 +31,9 @@ DELIVERED_MAX = 64
 PID_MAX = 1 << 31
 COUNT_MAX = 1 << 63
 SIGNAL_MAX = 64
+LINES_MAX = 20
+LINES_MAX_CHARS = 2_000  # of all lines of one death
+LIST_MAX = 20
 ERRNO_MAX = 4_096  # MAX_ERRNO of the kernel
 
 
@@ -68,7 +74,38 @@ def report(said: Report) -> Report | None:
         delivered=_delivered(said.delivered),
         death=_death(said.death) if is_dead and said.death is not None else None,
         usage=None if said.usage is None else _usage(said.usage),
+        enforced=_enforced(said.enforced),
+        evidence=None if said.evidence is None or not is_dead else evidence(said.evidence),
     )
+
+
+def evidence(said: Evidence) -> Evidence | None:
+    """Bounded, the last lines first of all; None when it is of no time."""
+    if moment(said.seen_at) is None:
+        return None
+    lines: list[LogLine] = []
+    left = LINES_MAX_CHARS
+    for line in reversed(said.last_lines[-LINES_MAX:]):
+        left -= len(line.text)
+        if left < 0:
+            break
+        lines.append(LogLine(stream=line.stream[:LIST_MAX], text=line.text))
+    return msgspec.structs.replace(
+        said,
+        argv=tuple(text(word) for word in said.argv[:LIST_MAX]),
+        last_lines=tuple(reversed(lines)),
+        oom=None if said.oom is None else text(said.oom),
+        limit=None if said.limit is None else text(said.limit),
+        lingering=None if said.lingering is None else count(said.lingering),
+        survivors=tuple(
+            Survivor(pid=count(one.pid), command=text(one.command))
+            for one in said.survivors[:LIST_MAX]
+        ),
+    )
+
+
+def _enforced(said: dict[str, str]) -> dict[str, str]:
+    return {text(name): text(said[name]) for name in sorted(said)[:LIST_MAX]}
 
 
 def _delivered(said: tuple[Delivered, ...]) -> tuple[Delivered, ...]:

@@ -8,14 +8,16 @@ from typing import assert_never
 
 from corps.core.records import App, CommandRecord, Event, Meta, Record, artifact_key
 from corps.model.artifact import Artifact
+from corps.model.certificate import Certificate
 from corps.model.instance import Desired, Instance, InstanceState
-from corps.model.name import CommandId, InstanceId, WorkerName
+from corps.model.name import AttemptKey, CommandId, InstanceId, WorkerName
 from corps.model.worker import Worker
 
 EVENTS_KEPT = 20_000
 COMMANDS_KEPT = 2_000
 TARGETS_KEPT = 100_000  # of all commands kept: each is a row of a result
 DEAD_KEPT = 20_000
+CERTIFICATES_KEPT = 20_000
 
 
 class Cluster:
@@ -27,11 +29,13 @@ class Cluster:
         self.artifacts: dict[str, Artifact] = {}
         self.apps: dict[str, App] = {}
         self.instances: dict[InstanceId, Instance] = {}
+        self.certificates: dict[AttemptKey, Certificate] = {}  # oldest first
         self.commands: dict[CommandId, CommandRecord] = {}
         self.events: deque[Event] = deque()
         self.next_seq = 1
         self._live_by_worker: dict[WorkerName, dict[InstanceId, None]] = {}
         self._by_app: dict[str, dict[InstanceId, None]] = {}
+        self._certified: dict[InstanceId, dict[AttemptKey, None]] = {}
         self._dead: dict[InstanceId, None] = {}
         self._done: dict[CommandId, None] = {}
         self._done_targets = 0
@@ -43,6 +47,10 @@ class Cluster:
         match record:
             case Instance():
                 self._put_instance(record)
+            case Certificate():
+                assert record.key not in self.certificates, "a death is certified once"
+                self.certificates[record.key] = record
+                self._certified.setdefault(record.id, {})[record.key] = None
             case CommandRecord():
                 self.commands[record.id] = record
                 if record.result is not None and record.id not in self._done:
@@ -68,6 +76,11 @@ class Cluster:
                 del self.instances[record.id]
                 self._dead.pop(record.id, None)
                 del self._by_app[record.app][record.id]
+            case Certificate():
+                del self.certificates[record.key]
+                del self._certified[record.id][record.key]
+                if not self._certified[record.id]:
+                    del self._certified[record.id]
             case CommandRecord():
                 del self.commands[record.id]
                 if record.id in self._done:
@@ -93,6 +106,10 @@ class Cluster:
     def of_app(self, app: str) -> list[Instance]:
         return [self.instances[id] for id in self._by_app.get(app, {})]
 
+    def certificates_of(self, id: InstanceId) -> list[Certificate]:
+        """The deaths of an instance, attempt by attempt."""
+        return [self.certificates[key] for key in self._certified.get(id, {})]
+
     def surplus(self) -> Record | None:
         """The oldest record beyond what is kept, if any: history has a limit."""
         if len(self.events) > EVENTS_KEPT:
@@ -100,6 +117,8 @@ class Cluster:
         too_large = self._done_targets > TARGETS_KEPT and len(self._done) > 1
         if len(self._done) > COMMANDS_KEPT or too_large:
             return self.commands[next(iter(self._done))]
+        if len(self.certificates) > CERTIFICATES_KEPT:
+            return next(iter(self.certificates.values()))
         if len(self._dead) > DEAD_KEPT:
             return self.instances[next(iter(self._dead))]
         return None

@@ -10,6 +10,7 @@ from corps.core.cluster import Cluster
 from corps.core.events import Close, Drop, MasterEffect, Reply, Save, Send
 from corps.core.records import Event, Record
 from corps.model.command import AnyResult
+from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.wire.worker import ToWorker
 
@@ -30,6 +31,10 @@ class Ledger:
         self._changes.append(Save(record))
 
     def drop(self, record: Record) -> None:
+        """An instance takes its certificates with it."""
+        if isinstance(record, Instance):
+            for certificate in self.cluster.certificates_of(record.id):
+                self.drop(certificate)
         self.cluster.drop(record)
         self._changes.append(Drop(record))
 

@@ -16,6 +16,7 @@ from corps.core.explain import explain
 from corps.core.ledger import Ledger
 from corps.core.orders import Orders
 from corps.errors import CorpsError
+from corps.model.certificate import certify
 from corps.model.instance import (
     MOVES,
     Death,
@@ -159,6 +160,7 @@ class Observer:
             message=message,
             ended_at=instance.ended_at if instance.ended_at is not None else now,
         )
+        self._ledger.save(certify(dead))
         self._change(dead)
         self._ledger.happened("died", dead.id, message, dead.worker)
         return dead
@@ -217,4 +219,6 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         ended_at=instance.ended_at or report.ended_at,
         delivered=report.delivered or instance.delivered,
         usage=report.usage or instance.usage,
+        enforced=report.enforced or instance.enforced,
+        evidence=report.evidence or instance.evidence,
     )

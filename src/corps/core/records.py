@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from corps.model.artifact import Artifact
+from corps.model.certificate import Certificate
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Instance
 from corps.model.name import CommandId, InstanceId, WorkerName
@@ -51,7 +52,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerName | None = None
 
 
-Record: TypeAlias = Meta | Worker | Artifact | App | Instance | CommandRecord | Event
+Record: TypeAlias = Meta | Worker | Artifact | App | Instance | Certificate | CommandRecord | Event
 
 
 def artifact_key(artifact: Artifact) -> str:
@@ -71,6 +72,8 @@ def record_key(record: Record) -> tuple[str, str]:
             return "apps", record.name
         case Instance():
             return "instances", record.id
+        case Certificate():
+            return "certificates", record.key
         case CommandRecord():
             return "commands", record.id
         case Event():
@@ -86,6 +89,8 @@ def record_age(record: Record) -> tuple[float, int]:
             return record.at, 0
         case Instance():
             return record.timings.placed_at, record.number
+        case Certificate():
+            return record.ended_at, record.attempt
         case Artifact():
             return record.created_at, 0
         case Worker():
@@ -100,6 +105,7 @@ TABLES: dict[str, type[Record]] = {
     "artifacts": Artifact,
     "apps": App,
     "instances": Instance,
+    "certificates": Certificate,
     "commands": CommandRecord,
     "events": Event,
 }

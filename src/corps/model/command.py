@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from corps.model.name import CommandId, Digest
+from corps.model.terms import Restart, Terms
 from corps.model.view import CopyView, DeleteView, InstanceView
 
 COUNT_MAX = 10_000
@@ -51,6 +52,8 @@ class Launch(Command, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: str | None = None
+    terms: Terms = Terms()
+    restart: Restart = Restart.NEVER
 
 
 class Stop(Command, frozen=True, kw_only=True):

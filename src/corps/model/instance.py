@@ -16,6 +16,7 @@ from typing import TypeAlias
 import msgspec
 
 from corps.model.name import AttemptKey, CommandId, Digest, InstanceId, WorkerName, attempt_key
+from corps.model.terms import Restart, Terms
 
 
 class InstanceState(StrEnum):
@@ -146,6 +147,47 @@ class Launchable(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: str | None = None
+    terms: Terms = Terms()
+
+
+class Survivor(msgspec.Struct, frozen=True, kw_only=True):
+    """A descendant that was still there when its instance was over."""
+
+    pid: int
+    command: str
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    stream: str
+    text: str
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """How its machine was at that moment. Pressure: `some avg10` of /proc/pressure, percent."""
+
+    load_1m: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    cpu_pressure_percent: float | None = None
+    memory_pressure_percent: float | None = None
+    io_pressure_percent: float | None = None
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker saw when it learned of a death, at `seen_at` by its clock.
+
+    `oom` and `limit` say in words what points to the OOM killer or to a limit; `survivors` could
+    not be ended; `lingering` counts the descendants that were there when the leader ended.
+    """
+
+    seen_at: float
+    argv: tuple[str, ...] = ()
+    last_lines: tuple[LogLine, ...] = ()
+    machine: Machine | None = None
+    oom: str | None = None
+    limit: str | None = None
+    lingering: int | None = None
+    survivors: tuple[Survivor, ...] = ()
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +214,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause | None = None
     message: str | None = None
     usage: Usage | None = None
+    restart: Restart = Restart.NEVER
+    enforced: dict[str, str] = {}  # each limit, and what holds it: `memory` by `cgroup v2`
+    evidence: Evidence | None = None
 
     @property
     def key(self) -> AttemptKey:

@@ -29,6 +29,10 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     """Fork, journal, exec. A key the keeper knows is answered from the journal, never run again.
 
     `path` is executed with `argv`; `env` is the whole environment; `note` is kept and given back.
+    `rlimits` are soft and hard limits by name of setrlimit(2) in lower case, -1 for none; a `uid`
+    comes with its `gid` and `groups`. `memory_bytes`, `cpus` and `pids` hold for the whole tree:
+    what no cgroup can hold is refused, unless it is in `watched`, when the worker itself sees to
+    it. `keeps_children`: descendants that outlive the leader are left alone.
     """
 
     key: AttemptKey
@@ -39,6 +43,17 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     stdout: str
     stderr: str
     note: str = ""
+    rlimits: dict[str, int] = {}
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] = ()
+    nice: int | None = None
+    umask: int | None = None
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    watched: tuple[str, ...] = ()
+    keeps_children: bool = False
 
 
 class SendSignal(KeeperMessage, frozen=True, kw_only=True, tag="signal"):
@@ -82,12 +97,20 @@ class KeptSignal(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class KeptSurvivor(msgspec.Struct, frozen=True, kw_only=True):
+    pid: int
+    command: str
+
+
 class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """All the keeper knows of one attempt.
 
     status: what waitpid(2) gave, None while it lives or when nobody saw it. `failed_stage` and
     `failed_errno`: it never reached its program. `lost`: it is gone and its status cannot be
-    known; `executed` then says whether it had used its right to exec. Stages: fork, journal, log,
+    known; `executed` then says whether it had used its right to exec. `enforced`: each limit and
+    what holds it; `tree`: by what its descendants are found, `cgroup` or `marker`; `lingering`: how
+    many there were when the leader ended; `survivors`: those that could not be ended; `oom_kills`:
+    of its cgroup. Stages: fork, journal, log,
     chdir, mark, execve; timeout, killed_before_exec and never_executed without an errno.
     """
 
@@ -105,6 +128,11 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     usage: KeptUsage | None = None
     signals: tuple[KeptSignal, ...] = ()
     has_pidfd: bool = False
+    enforced: dict[str, str] = {}
+    tree: str | None = None
+    lingering: int | None = None
+    survivors: tuple[KeptSurvivor, ...] = ()
+    oom_kills: int | None = None
 
 
 class Spawned(KeeperMessage, frozen=True, kw_only=True):

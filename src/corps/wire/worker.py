@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from corps.model.instance import Death, Delivered, InstanceState, Launchable, Usage
+from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
 
 INVENTORY_BATCH = 500
@@ -36,6 +36,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     delivered: tuple[Delivered, ...] = ()
     death: Death | None = None
     usage: Usage | None = None
+    enforced: dict[str, str] = {}
+    evidence: Evidence | None = None
 
 
 # ---- worker -> master

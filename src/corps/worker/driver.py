@@ -25,6 +25,7 @@ from corps.worker.facts import WorkerFile, save_worker_file
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink
 from corps.worker.logs import Layout, read_log
+from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
 
 TICK_S = 0.1
@@ -147,6 +148,8 @@ class WorkerDriver:
         stage = "files"
         try:
             paths = self._trees.launch_paths(launch.digest)
+            stage = "user"
+            terms = spawn_terms(launch.terms)
             stage = "log"
             work = self._layout.make(key)
         except CorpsError as error:
@@ -168,6 +171,7 @@ class WorkerDriver:
                 stdout=self._layout.log(key, "stdout"),
                 stderr=self._layout.log(key, "stderr"),
                 note=launch.digest,
+                **terms,
             )
         )
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from corps.core.cluster import COMMANDS_KEPT, DEAD_KEPT, EVENTS_KEPT, TARGETS_KEPT, Cluster
+from corps.core.cluster import (
+    CERTIFICATES_KEPT,
+    COMMANDS_KEPT,
+    DEAD_KEPT,
+    EVENTS_KEPT,
+    TARGETS_KEPT,
+    Cluster,
+)
 from corps.core.events import Drop
 from corps.core.ledger import Ledger
 from corps.core.master import MasterCore
 from corps.core.records import App, CommandRecord, Event, Meta, Record, record_key
+from corps.model.certificate import certify
 from corps.model.command import Instances, Kill, Remove
 from corps.model.instance import Desired, InstanceState
 from corps.wire import worker as wire
@@ -168,6 +176,31 @@ def test_what_goes_for_want_of_room_has_its_logs_deleted_and_nobody_waits_for_it
     assert master.sent(wire.Remove) == [wire.Remove(keys=("web.1#1",))]
     assert len(master.replies("order-rm")) == 1
     master.hear(session, wire.Removed(keys=("web.1#1",)))
+
+
+def test_each_death_is_certified_and_goes_with_its_instance() -> None:
+    master = AMaster()
+    session = master.join()
+    (instance,) = master.launch()
+    master.hear(session, wire.Changed(reports=(a_death_report(instance.key),)))
+    (certificate,) = master.core.cluster.certificates_of(instance.id)
+    assert certificate == certify(master.core.cluster.instances[instance.id])
+    master.restart()
+    assert master.core.cluster.certificates_of(instance.id) == [certificate]
+    session = master.join()
+    master.order(Remove(targets=(instance.id,)))
+    master.hear(session, wire.Removed(keys=(instance.key,)))
+    assert master.core.cluster.certificates == {}
+
+
+def test_of_too_many_certificates_the_oldest_go() -> None:
+    dead = a_dead_instance("web.1", pid=100)
+    records: list[Record] = [a_worker(), App(name="web", next_number=2), dead]
+    records += [
+        certify(msgspec.structs.replace(dead, attempt=attempt))
+        for attempt in range(1, CERTIFICATES_KEPT + 3)
+    ]
+    assert trimmed(records) == [("certificates", "web.1#1"), ("certificates", "web.1#2")]
 
 
 def test_nothing_is_said_before_what_it_rests_on_is_saved() -> None:

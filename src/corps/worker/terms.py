@@ -1,0 +1,84 @@
+"""The terms of a launch in the keeper's words: names become numbers on the machine they mean."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from typing import TypedDict
+
+from corps.errors import Denied, Invalid
+from corps.model.terms import Linger, Terms
+
+WATCHABLE = ("memory", "pids")  # what the worker can see to itself, by looking
+
+
+class SpawnTerms(TypedDict):
+    """The fields of `wire.keeper.Spawn` that terms decide."""
+
+    rlimits: dict[str, int]
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...]
+    nice: int | None
+    umask: int | None
+    memory_bytes: int | None
+    cpus: float | None
+    pids: int | None
+    watched: tuple[str, ...]
+    keeps_children: bool
+
+
+def spawn_terms(terms: Terms) -> SpawnTerms:
+    """Raise Invalid for a user or group that this machine does not know, Denied for one that
+    this worker cannot become."""
+    limits = terms.limits
+    rlimits = {
+        "nofile": limits.nofile,
+        "nproc": limits.nproc,
+        "core": limits.core_bytes,
+        "as": limits.as_bytes,
+        "cpu": limits.cpu_s,
+    }
+    uid, gid, groups = (None, None, ()) if terms.user is None else _identity(terms.user)
+    return SpawnTerms(
+        rlimits={name: value for name, value in rlimits.items() if value is not None},
+        uid=uid,
+        gid=gid,
+        groups=groups,
+        nice=terms.nice,
+        umask=terms.umask,
+        memory_bytes=limits.memory_bytes,
+        cpus=limits.cpus,
+        pids=limits.pids,
+        watched=WATCHABLE if limits.watchdog else (),
+        keeps_children=terms.linger is Linger.KEEP,
+    )
+
+
+def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
+    """uid, gid and supplementary groups; a user by number need not be known to the machine."""
+    name, _, group = user.partition(":")
+    known = _user(name)
+    uid = known.pw_uid if known else int(name)
+    gid = _group(group) if group else known.pw_gid if known else uid
+    groups = tuple(os.getgrouplist(known.pw_name, gid)) if known else (gid,)
+    if os.geteuid() not in (0, uid):
+        raise Denied(f"this worker runs as uid {os.geteuid()}: it cannot run anything as {user!r}")
+    return uid, gid, groups
+
+
+def _user(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    except KeyError:
+        if name.isdigit():
+            return None
+        raise Invalid(f"no user {name!r} on this worker", field="user") from None
+
+
+def _group(name: str) -> int:
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise Invalid(f"no group {name!r} on this worker", field="user") from None

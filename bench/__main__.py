@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, limits
+from bench import beats, gated, limits
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -82,6 +82,12 @@ def thousand(made: Cluster) -> None:
     record("1,000 x /bin/true, every exit status durable", taken, "s", 1.5, limit)
 
 
+def gate() -> None:
+    taken, c_s = gated.measure()
+    limit = f"C fork+exec+wait4 {c_s:.2f} s: {c_s / taken:.0%} of C"
+    record("1,000 gated launches of the keeper alone, times C", taken / c_s, "x", 2.5, limit)
+
+
 def five_hundred(made: Cluster) -> None:
     client = made.client
     sleepers = Launch(artifact="sleep", args=("1000",), count=500)
@@ -143,6 +149,7 @@ def main() -> None:
         thousand(made)
         five_hundred(made)
         deaths(made)
+    gate()
     idle()
     many_beats()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

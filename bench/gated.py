@@ -62,11 +62,17 @@ def _run(keeper: Keeper, directory: Path, run: int, count: int, program: str) ->
     return taken
 
 
-def measure(count: int = LAUNCHES, program: str = "/bin/true") -> tuple[float, float]:
-    """Seconds of the keeper and of C for the same launches."""
-    return keeper_s(count, program), limits.fork_exec_wait_s(count, program)
+def measure(count: int = LAUNCHES, program: str = "/bin/true") -> tuple[float, float, float]:
+    """Seconds of the keeper, of C one at a time, and of C four at a time, which uses two cores."""
+    one_s = limits.fork_exec_wait_s(count, program, wide=1)
+    return keeper_s(count, program), one_s, limits.fork_exec_wait_s(count, program)
+
+
+def told(gated_s: float, one_s: float, four_s: float) -> str:
+    one, four = f"C one at a time {one_s:.2f} s", f"four at a time {four_s:.2f} s"
+    return f"{one_s / gated_s:.0%} of {one}, {four_s / gated_s:.0%} of {four}"
 
 
 if __name__ == "__main__":
-    gated_s, c_s = measure()
-    print(f"{LAUNCHES} gated launches {gated_s:.3f} s, C {c_s:.3f} s: {c_s / gated_s:.0%} of C")
+    measured = measure()
+    print(f"{LAUNCHES} gated launches in {measured[0]:.3f} s: {told(*measured)}")

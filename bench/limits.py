@@ -18,15 +18,15 @@ FORKER = r"""
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
-/* Fork and exec COUNT times PROGRAM, four at a time at most, and reap each by wait4. */
+/* Fork and exec COUNT times PROGRAM, WIDE at a time at most, and reap each by wait4. */
 int main(int argc, char **argv) {
-    int count = atoi(argv[1]), alive = 0, status;
+    int count = atoi(argv[1]), wide = atoi(argv[3]), alive = 0, status;
     struct rusage usage;
     struct timeval begin, end;
     gettimeofday(&begin, NULL);
     for (int i = 0; i < count; i++) {
         if (fork() == 0) { execl(argv[2], argv[2], (char *)NULL); _exit(127); }
-        if (++alive == 4) { wait4(-1, &status, 0, &usage); alive--; }
+        if (++alive == wide) { wait4(-1, &status, 0, &usage); alive--; }
     }
     while (alive--) wait4(-1, &status, 0, &usage);
     gettimeofday(&end, NULL);
@@ -36,14 +36,16 @@ int main(int argc, char **argv) {
 """
 
 
-def fork_exec_wait_s(count: int, program: str) -> float:
-    """Seconds for a C program to fork, exec and wait4 `count` times; the median of three."""
+def fork_exec_wait_s(count: int, program: str, wide: int = 4) -> float:
+    """Seconds for a C program to fork, exec and wait4 `count` times, `wide` of them at a time;
+    the median of three."""
     with tempfile.TemporaryDirectory() as directory:
         source, binary = Path(directory) / "forker.c", Path(directory) / "forker"
         source.write_text(FORKER)
         subprocess.run(["cc", "-O2", "-o", str(binary), str(source)], check=True)
         runs = [
-            float(subprocess.check_output([str(binary), str(count), program])) for _ in range(3)
+            float(subprocess.check_output([str(binary), str(count), program, str(wide)]))
+            for _ in range(3)
         ]
     return median(runs)
 

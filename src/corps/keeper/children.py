@@ -243,7 +243,9 @@ class Children:
         """An adopted one has ended: no child of ours, but the kernel may tell how."""
         assert child.pidfd
         is_reaped = process.ended(child.pidfd) & select.POLLHUP
-        status = process.exit_status(child.pid, child.pidfd) if self._is_new_kernel else None
+        status = None
+        if self._is_new_kernel:
+            status = process.exit_status(child.pid, child.pidfd.number)
         if status is None and self._is_new_kernel and not is_reaped:
             self.epoll.modify(child.pidfd.number, select.EPOLLHUP)
             return

@@ -176,7 +176,7 @@ def find(pid: int, key: str, known: int) -> Fd | None:
         raise
 
 
-def exit_status(pid: int, pidfd: Fd) -> int | None:
+def exit_status(pid: int, pidfd: int) -> int | None:
     """The wait status of an ended process that is no child of ours; None if it cannot be known.
 
     The kernel tells it once the process is reaped. Until then /proc/PID/stat has it, and a pidfd
@@ -185,7 +185,7 @@ def exit_status(pid: int, pidfd: Fd) -> int | None:
     with contextlib.suppress(OSError):  # a kernel without PIDFD_GET_INFO
         for _ in range(2):
             info = bytearray(PIDFD_INFO.pack(PIDFD_INFO_EXIT, 0))
-            fcntl.ioctl(pidfd.number, PIDFD_GET_INFO, info)
+            fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
             mask, status = PIDFD_INFO.unpack(info)
             if mask & PIDFD_INFO_EXIT:
                 return int(status)
@@ -193,7 +193,7 @@ def exit_status(pid: int, pidfd: Fd) -> int | None:
                 with contextlib.suppress(FileNotFoundError):  # a zombie has no cwd,
                     os.readlink(f"/proc/{pid}/cwd")  # but to whom it is hidden its status is 0
                 status = _stat(pid, EXIT_CODE)
-                signal.pidfd_send_signal(pidfd.number, 0)
+                signal.pidfd_send_signal(pidfd, 0)
                 return status
     return None
 

@@ -23,16 +23,18 @@ from corps.wire import keeper, worker
 from corps.worker.diagnose import diagnose
 from corps.worker.facts import WorkerFile, save_worker_file
 from corps.worker.install import install
-from corps.worker.keeper_link import KeeperLink
+from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.logs import Layout, read_log
 from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
+from corps.worker.verdicts import Verdicts
 
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
 PROGRESS_EVERY_S = 0.25
 SAMPLES_A_MESSAGE = 1_000
 FOLLOWERS_MAX = 256
+LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _log = logging.getLogger("corps.worker")
@@ -59,6 +61,7 @@ class WorkerDriver:
         directory = home.directory
         self._layout = Layout(directory)
         self._processes = Processes()
+        self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
         self._totals = worker.Totals()
         self._cwds: dict[AttemptKey, str] = {}
@@ -118,6 +121,7 @@ class WorkerDriver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._keeper.close()
         self._processes.close()
+        self._verdicts.close()
 
     # ---- effects
 
@@ -258,6 +262,7 @@ class WorkerDriver:
         self, messages: tuple[keeper.FromKeeper, ...], pidfds: dict[AttemptKey, int]
     ) -> None:
         reasons: list[tuple[AttemptKey, str]] = []
+        messages = tuple(map(self._verdicts.complete, messages))
         for message in messages:
             match message:
                 case keeper.Listing():
@@ -284,6 +289,7 @@ class WorkerDriver:
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
         pidfd = pidfds.pop(key, None)
         if pidfd is not None:
+            self._verdicts.hold(key, pidfd)
             self._processes.watch(key, pid, pidfd)
 
     def _reason(self, kept: keeper.KeptAttempt) -> tuple[AttemptKey, str]:

@@ -31,7 +31,13 @@ _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[FromKeeper] = msgspec.json.Decoder(FromKeeper)
 _log = logging.getLogger("corps.worker")
 
+KEEPER_OPTIONS = "CORPS_KEEPER_OPTIONS"
 OnMessages = Callable[[tuple[FromKeeper, ...], dict[str, int]], None]
+
+
+def keeper_options() -> list[str]:
+    """What the environment adds to a keeper's command line: for tests, to behave as elsewhere."""
+    return os.environ.get(KEEPER_OPTIONS, "").split()
 
 
 class KeeperLink:
@@ -110,7 +116,7 @@ class KeeperLink:
         """In a session of its own, so that neither our end nor a ctrl-C reaches it."""
         with (self._directory / "keeper.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command(sys.executable, str(self._directory)),
+                [*command(sys.executable, str(self._directory)), *keeper_options()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

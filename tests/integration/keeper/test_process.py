@@ -148,10 +148,10 @@ def test_the_status_of_a_process_is_read_from_its_pidfd(status: int) -> None:
     os.close(gate_w)
     os.close(gate_r)
     until(lambda: process.ended(pidfd))
-    assert process.exit_status(pid, pidfd) == status, "a zombie"
+    assert process.exit_status(pid, pidfd.number) == status, "a zombie"
     assert os.waitpid(pid, 0)[1] == status
     assert process.ended(pidfd) == select.POLLIN | select.POLLHUP
-    assert process.exit_status(pid, pidfd) == status, "reaped"
+    assert process.exit_status(pid, pidfd.number) == status, "reaped"
 
 
 @pytest.mark.parametrize("is_new_kernel", [True, False])
@@ -184,9 +184,9 @@ def test_a_status_that_proc_hides_is_not_taken_for_a_zero() -> None:
         code = 99
         try:
             os.setresuid(65_534, 65_534, 65_534)
-            code = 1 if process.exit_status(pid, pidfd) is None else 0
+            code = 1 if process.exit_status(pid, pidfd.number) is None else 0
         finally:
             os._exit(code)
     assert os.waitpid(looker, 0)[1] == status_of(1)
-    assert process.exit_status(pid, pidfd) == status_of(7)
+    assert process.exit_status(pid, pidfd.number) == status_of(7)
     os.waitpid(pid, 0)

@@ -25,7 +25,7 @@ class KeeperMessage(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower
 # ---- worker -> keeper
 
 
-class Spawn(KeeperMessage, frozen=True, kw_only=True, omit_defaults=True):
+class Spawn(KeeperMessage, frozen=True, kw_only=True):
     """Fork, journal, exec. A key the keeper knows is answered from the journal, never run again.
 
     `path` is executed with `argv`; `env` is the whole environment; `note` is kept and given back.

@@ -22,6 +22,7 @@ from corps.wire.worker import FromWorker, Report
 
 ECANCELED = 125
 ESRCH = 3
+NEVER_EXECUTED = "never_executed"  # wire.keeper.KeptAttempt: a proof, not a guess
 S = InstanceState
 
 
@@ -193,15 +194,16 @@ class Children:
             return  # the master was told so: not taken back
         now = delivered(listed)
         self._answer(listed.key, now)
-        self._update(attempt, pid=listed.pid, forked_at=listed.forked_at, delivered=now)
+        if listed.executed:  # else its pid may yet be another one: it has not begun
+            self._update(attempt, pid=listed.pid, forked_at=listed.forked_at, delivered=now)
         if listed.executed and attempt.report.state is S.STARTING:
             self._update(attempt, state=S.RUNNING, started_at=listed.forked_at)
             self._press(attempt)
 
     def _not_listed(self, attempt: Attempt) -> None:
-        if attempt.report.state is S.STARTING and attempt.report.pid is None:
+        if _is_waiting(attempt):
             self.spawn(attempt)
-        elif attempt.report.pid is not None and attempt.report.state is not S.DEAD:
+        elif attempt.report.state in (S.STARTING, S.RUNNING, S.STOPPING):
             death = Vanished(reason="its keeper has no record of it any more")
             self._die(attempt, death=death, ended_at=self.now)
 
@@ -219,6 +221,9 @@ class Children:
 
     def _ended(self, listed: keeper.KeptAttempt, reasons: dict[AttemptKey, str]) -> None:
         attempt = self.table.get(listed.key)
+        if listed.failed_stage == NEVER_EXECUTED and (attempt is None or _is_waiting(attempt)):
+            self._never_ran(listed.key, attempt)
+            return
         if attempt is None:
             attempt = self.table[listed.key] = Attempt(report=kept(listed))
         elif attempt.report.state is S.DEAD:
@@ -227,6 +232,18 @@ class Children:
         self._answer(listed.key, delivered(listed))
         attempt.report = died(attempt.report, listed, reasons.get(listed.key), self.now)
         self._die(attempt, usage=usage_of(listed.usage, attempt.peak_bytes))
+
+    def _never_ran(self, key: AttemptKey, attempt: Attempt | None) -> None:
+        """Its keeper died before it might execute, and nobody else may: so it is asked for again.
+
+        What only the keeper remembers the master sends again, as we do not list it.
+        """
+        self._effect(Instruct(keeper.Forget(keys=(key,))))
+        self._listed.pop(key, None)
+        if attempt is not None and attempt.end_signal is not None:
+            self.not_started(key, "cancelled", ECANCELED, "stopped before it was started")
+        elif attempt is not None and self._has_keeper:
+            self.spawn(attempt)
 
     # ---- signals
 
@@ -284,6 +301,12 @@ class Children:
     def _update(self, attempt: Attempt, **fields: object) -> None:
         attempt.report = msgspec.structs.replace(attempt.report, **fields)
         self.changed[attempt.report.key] = None
+
+
+def _is_waiting(attempt: Attempt) -> bool:
+    """Asked for, and without a process as far as anybody was told."""
+    report = attempt.report
+    return attempt.launch is not None and report.state is S.STARTING and report.pid is None
 
 
 def _launch(attempt: Attempt) -> Launchable:

@@ -442,6 +442,48 @@ def test_what_has_no_process_cannot_be_signalled(state: str) -> None:
     assert signals(effects) == []
 
 
+def never_ran(**facts: object) -> kw.KeptAttempt:
+    return kept_dead(status=None, executed=False, failed_stage="never_executed", **facts)
+
+
+def test_what_its_keeper_never_let_execute_is_asked_for_again() -> None:
+    worker = a_ready_worker()
+    worker.start()
+    worker.step(ev.KeeperGone())
+    effects = worker.keeper_lists(never_ran())
+    assert instructed(effects, kw.Forget) == [kw.Forget(keys=(KEY,))]
+    assert [effect.key for effect in effects if isinstance(effect, ev.Spawn)] == [KEY]
+    worker.spawned(pid=200)
+    report = worker.core.report(KEY)
+    assert report is not None and (report.state, report.pid) == (S.RUNNING, 200)
+
+
+def test_what_never_executed_and_should_end_is_cancelled() -> None:
+    worker = a_ready_worker()
+    worker.start()
+    worker.step(ev.KeeperGone())
+    worker.obey(wire.End(key=KEY, signal=2, grace_s=10.0))
+    report = reports(worker.keeper_lists(never_ran()))[KEY]
+    assert isinstance(report.death, SpawnFailed) and report.death.stage == "cancelled"
+
+
+def test_what_never_executed_in_an_earlier_life_is_left_to_the_master() -> None:
+    worker = AWorker()
+    worker.step(ev.Linked())
+    effects = worker.keeper_lists(never_ran())
+    assert instructed(effects, kw.Forget) == [kw.Forget(keys=(KEY,))]
+    (inventory,) = told(worker.welcome(), wire.Inventory)
+    assert inventory.reports == ()
+
+
+def test_what_flies_in_an_earlier_life_has_no_pid_yet() -> None:
+    worker = AWorker()
+    worker.step(ev.Linked())
+    worker.keeper_lists(kept(executed=False))
+    (inventory,) = told(worker.welcome(), wire.Inventory)
+    assert [(report.state, report.pid) for report in inventory.reports] == [(S.STARTING, None)]
+
+
 def test_a_signal_waits_for_a_keeper() -> None:
     worker = a_ready_worker()
     worker.run()

@@ -65,6 +65,9 @@ class Cluster:
     def returncode(self, name: str) -> int | None:
         return self._daemons[name].poll()
 
+    def pid(self, name: str) -> int:
+        return self._daemons[name].pid
+
     def pids(self) -> list[int]:
         """The daemons that this test started."""
         return [daemon.pid for daemon in self._daemons.values()]

@@ -15,7 +15,7 @@ Start = Callable[..., Keeper]
 Order = Callable[..., wire.Spawn]
 Built = Callable[[str], str]
 
-STOPS_MAX = 400  # enter and leave of each call are two; a launch has some 75
+STOPS_MAX = 200  # a launch has some 40 calls
 
 
 def test_a_keeper_killed_at_any_call_of_a_launch_launches_once(

@@ -1,5 +1,10 @@
-/* killer PID COUNT: stop PID at each of its system calls, and kill it at the COUNTth stop.
- * Says "attached" when it begins. Ends with 0 if it killed, 1 if PID ended by itself. */
+/* killer PID [OTHER...] COUNT: stop PID, all its threads, at each entry of a system call; at the
+ * COUNTth one kill it, and the OTHERs. What it does is seen only by its calls, so to die between
+ * two of them is to die at the entry of the next.
+ * Says "attached" when it begins. Ends with 0 if it killed, 1 if PID ended by itself or SIGTERM came
+ * before: then PID goes on. */
+#define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -7,20 +12,51 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
+#define OPTIONS (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE)
+
+static volatile sig_atomic_t is_told_to_end;
+
+static void end(int number) { is_told_to_end = number; }
+
+static int seize_all(pid_t pid) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *tasks = opendir(path);
+    if (tasks == NULL) return -1;
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        pid_t tid = atoi(task->d_name);
+        if (tid == 0) continue;
+        if (ptrace(PTRACE_SEIZE, tid, 0, OPTIONS) || ptrace(PTRACE_INTERRUPT, tid, 0, 0))
+            return -1;
+    }
+    return closedir(tasks);
+}
+
+static int is_entry(pid_t tid) {
+    struct __ptrace_syscall_info info;
+    return ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof info, &info) > 0 &&
+           info.op == PTRACE_SYSCALL_INFO_ENTRY;
+}
+
 int main(int argc, char **argv) {
     pid_t pid = atoi(argv[1]);
-    int count = atoi(argv[argc - 1]), status;
-    if (ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD) || ptrace(PTRACE_INTERRUPT, pid, 0, 0))
-        return perror("ptrace"), 2;
-    for (int stops = 0, said = 0; waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status);) {
+    int count = atoi(argv[argc - 1]), entries = 0, said = 0, status;
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = end}, NULL);
+    if (seize_all(pid)) return perror("ptrace"), 2;
+    for (pid_t tid; !is_told_to_end && (tid = waitpid(-1, &status, __WALL)) > 0;) {
+        if (!WIFSTOPPED(status)) {
+            if (tid == pid) return 1;
+            continue;
+        }
         int number = WSTOPSIG(status), is_call = number == (SIGTRAP | 0x80);
-        if (is_call && ++stops >= count) {
-            kill(pid, SIGKILL);
-            waitpid(pid, &status, __WALL);
+        if (is_call && is_entry(tid) && ++entries >= count) {
+            for (int other = 1; other < argc - 1; other++) kill(atoi(argv[other]), SIGKILL);
+            while (waitpid(-1, &status, __WALL) > 0 || errno == EINTR)
+                continue;
             return 0;
         }
         int is_event = status >> 16 != 0;
-        ptrace(PTRACE_SYSCALL, pid, 0, is_call || is_event ? 0 : number);
+        ptrace(PTRACE_SYSCALL, tid, 0, is_call || is_event ? 0 : number);
         if (!said++) {
             puts("attached");
             fflush(stdout);

@@ -442,8 +442,8 @@ def test_what_has_no_process_cannot_be_signalled(state: str) -> None:
     assert signals(effects) == []
 
 
-def never_ran(**facts: object) -> kw.KeptAttempt:
-    return kept_dead(status=None, executed=False, failed_stage="never_executed", **facts)
+def never_ran() -> kw.KeptAttempt:
+    return kept_dead(status=None, executed=False, failed_stage="never_executed")
 
 
 def test_what_its_keeper_never_let_execute_is_asked_for_again() -> None:

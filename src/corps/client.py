@@ -341,6 +341,8 @@ class _Connection(http.client.HTTPConnection):
         self.request(request.method, path, request.body, headers)
         with self.getresponse() as response:
             body = response.read(ANSWER_MAX_BYTES + 1)
+            if response.length and len(body) <= ANSWER_MAX_BYTES:  # read(n) does not tell it
+                raise http.client.IncompleteRead(body, response.length)
         if len(body) > ANSWER_MAX_BYTES:
             raise ProtocolError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
         return _Answer(response.status, response.headers, body)

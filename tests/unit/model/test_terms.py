@@ -120,8 +120,20 @@ def test_a_restart_policy_is_shown_as_it_is_read(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "sometimes", "Always", "always:3", "never:1", "on-failure:", "on-failure:0"]
-    + ["on-failure:-1", "on-failure:1.5", "on-failure:10001", "on-failure:٣", ":5"],
+    [
+        "",
+        "sometimes",
+        "Always",
+        "always:3",
+        "never:1",
+        "on-failure:",
+        "on-failure:0",
+        "on-failure:-1",
+        "on-failure:1.5",
+        "on-failure:10001",
+        "on-failure:٣",
+        ":5",
+    ],
 )
 def test_no_other_restart_policy_is_taken(text: str) -> None:
     with pytest.raises(Invalid) as caught:

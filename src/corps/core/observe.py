@@ -189,10 +189,12 @@ class Observer:
         )
         self._ledger.save(certify(dead))
         verdict = self._restarts.judge(dead)
-        after = msgspec.structs.replace(dead, failures=verdict.failures)
+        after = dead
         if verdict.delay_s is not None:
             after = await_next(dead, verdict.failures, now + verdict.delay_s)
             self._restarts.waits(after)
+        elif verdict.failures != dead.failures:
+            after = msgspec.structs.replace(dead, failures=verdict.failures)
         self._change(after)
         self._ledger.happened("died", dead.id, message, dead.worker)
         self._tell_next(dead, verdict)

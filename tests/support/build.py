@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from random import Random
 from typing import Any, TypeVar
 
 import msgspec
@@ -271,7 +272,7 @@ class AMaster:
     def _begin(self) -> MasterCore:
         meta = self._stored[("meta", "cluster")]
         assert isinstance(meta, Meta)
-        core = MasterCore(Cluster(meta, self._stored.values()), HEARTBEAT_S, self.now)
+        core = MasterCore(Cluster(meta, self._stored.values()), HEARTBEAT_S, self.now, Random(0))
         core.check()
         self._carry_out(core.begin())
         return core

@@ -145,10 +145,21 @@ def why(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Outp
 def state_of(row: InstanceView) -> str:
     """What the operating system says while it lives, else the state and reason."""
     if row.death is not None:
-        return f"{row.state}: {row.death.message}"
+        again = next_attempt(row)
+        after = f"{again} after " if again else ""
+        return f"{row.state}: {after}{row.death.message}"
     if row.state == InstanceState.RUNNING:
         return row.os_state or row.state
     return f"{row.state} ({row.os_state})" if row.os_state else row.state
+
+
+def next_attempt(row: InstanceView) -> str | None:
+    """When one that waits for its next attempt begins it; its worker must be usable then."""
+    if row.not_before is None:
+        return None
+    left_s = unix(row.not_before) - Clock()()
+    when = f"in {left_s:.1f} s" if left_s > 0 else f"as soon as {row.worker} is ready,"
+    return f"attempt {row.attempt + 1} {when}"
 
 
 def _report(rows: Sequence[InstanceView], output: Output) -> None:
@@ -198,6 +209,7 @@ INSTANCES: Listing[InstanceView] = Listing(
         Column("CPU", _cpu),
         Column("MAX RSS", lambda row: render.size(row.usage.max_rss_bytes)),
         Column("RSS", lambda row: render.size(row.usage.rss_bytes), is_wide=True),
+        Column("RESTART", lambda row: row.restart, is_wide=True),
         Column("STARTED", lambda row: row.started_at or MISSING, is_wide=True),
         Column("ENDED", lambda row: row.ended_at or MISSING, is_wide=True),
         Column("DIGEST", lambda row: render.short(row.digest), is_wide=True),

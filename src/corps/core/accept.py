@@ -38,6 +38,7 @@ from corps.model.instance import (
     InstanceState,
     Launchable,
     Timings,
+    move,
 )
 from corps.model.name import (
     CommandId,
@@ -196,6 +197,7 @@ def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str
             timings=Timings(placed_at=ledger.now),
             state_since=ledger.now,
             restart=command.restart,
+            failures_max=command.failures_max,
         )
         ledger.save(instance)
         ledger.happened("placed", instance.id, f"on {worker}, launched by {by}", worker)
@@ -227,12 +229,27 @@ def end(ledger: Ledger, command: Stop | Kill, id: CommandId, by: str) -> tuple[s
             continue
         text = f"{cause} asked by {by}" + (f", grace {grace_s:g} s" if cause is Cause.STOP else "")
         ledger.happened(cause, instance.id, text, instance.worker)
+        if instance.is_waiting:
+            _end_waiting(ledger, instance, f"{cause} by {by}")
+            continue
         asked = Asked(cause=cause, signal=number, by=by, command=id, at=ledger.now, grace_s=grace_s)
         if _is_sooner(asked, instance):
             changed = msgspec.structs.replace(instance, desired=Desired.STOPPED, asked=asked)
             ledger.save(changed)
             ledger.send_to(instance.worker, end_message(changed, ledger.now))
     return tuple(instance.id for instance in instances)
+
+
+def _end_waiting(ledger: Ledger, instance: Instance, why: str) -> None:
+    """It has no process now, and will have none: its last death is how it ended."""
+    dead = msgspec.structs.replace(
+        move(instance, InstanceState.DEAD, ledger.now),
+        desired=Desired.STOPPED,
+        not_before=None,
+        message=f"{instance.message}; no further attempt: {why}",
+    )
+    ledger.save(dead)
+    ledger.happened("restart", dead.id, f"no further attempt: {why}", dead.worker)
 
 
 def _is_sooner(asked: Asked, instance: Instance) -> bool:

@@ -97,7 +97,8 @@ def _death(listed: KeptAttempt, reason: str | None, *, was_seen: bool) -> Death:
     if listed.status is None:
         # What had not used its right to exec is no loss: the keeper says so by `failed_stage`.
         reason = believe.text(listed.lost or "its keeper was lost")
-        return Vanished(reason=reason, may_have_run=not was_seen)
+        # Without a pid, of a damaged record, the keeper cannot have looked whether it is gone.
+        return Vanished(reason=reason, may_have_run=not was_seen, may_still_run=listed.pid == 0)
     return _from_status(listed.status)
 
 

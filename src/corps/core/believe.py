@@ -130,7 +130,7 @@ def _death(said: Death) -> Death:
                 message=text(said.message),
             )
         case Vanished():
-            return Vanished(reason=text(said.reason), may_have_run=said.may_have_run)
+            return msgspec.structs.replace(said, reason=text(said.reason))
         case _:
             assert_never(said)
 

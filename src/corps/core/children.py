@@ -204,7 +204,8 @@ class Children:
         if _is_waiting(attempt):
             self.spawn(attempt)
         elif attempt.report.state in (S.STARTING, S.RUNNING, S.STOPPING):
-            death = Vanished(reason="its keeper has no record of it any more")
+            reason = "its keeper has no record of it any more"
+            death = Vanished(reason=reason, may_still_run=True)
             self._die(attempt, death=death, ended_at=self.now)
 
     def _spawned(self, said: keeper.Spawned) -> None:

@@ -47,6 +47,7 @@ def explain(
             return Cause.SELF, f"did not start: {death.message}"
         case Vanished():
             doubt = "; it may have run" if death.may_have_run else ""
+            doubt += "; it may still run" if death.may_still_run else ""
             return Cause.LOST, f"unknown how it ended: {death.reason}{doubt}"
         case _:
             assert_never(death)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import assert_never
 
 import msgspec
@@ -20,6 +21,7 @@ from corps.core.events import (
 from corps.core.ledger import Ledger
 from corps.core.observe import Observer
 from corps.core.orders import Orders
+from corps.core.restart import Restarts
 from corps.core.roster import Roster
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
@@ -45,11 +47,12 @@ from corps.wire.worker import (
 class MasterCore:
     """Feed events to `step`, carry out the effects it returns, in order."""
 
-    def __init__(self, cluster: Cluster, heartbeat_s: float, now: float) -> None:
+    def __init__(self, cluster: Cluster, heartbeat_s: float, now: float, rng: Random) -> None:
         self.cluster = cluster
         self._ledger = Ledger(cluster, now)
         self._orders = Orders(self._ledger)
-        self._observer = Observer(self._ledger, self._orders)
+        self._restarts = Restarts(self._ledger, rng)
+        self._observer = Observer(self._ledger, self._orders, self._restarts)
         self._roster = Roster(self._ledger, self._orders, self._observer, heartbeat_s)
         meta = cluster.meta
         self._ledger.save(msgspec.structs.replace(meta, epoch=meta.epoch + 1))
@@ -66,6 +69,7 @@ class MasterCore:
         match event:
             case Tick():
                 self._roster.judge()
+                self._restarts.tick()
             case Received():
                 self._receive(event)
             case Commanded():
@@ -102,6 +106,7 @@ class MasterCore:
         self.cluster.check()
         self._roster.check()
         self._orders.check()
+        self._restarts.check()
 
     def _trim(self) -> None:
         """History has a limit: the oldest goes."""

@@ -15,6 +15,7 @@ from corps.core.accept import end_message
 from corps.core.explain import explain
 from corps.core.ledger import Ledger
 from corps.core.orders import Orders
+from corps.core.restart import Restarts, Verdict
 from corps.errors import CorpsError
 from corps.model.certificate import certify
 from corps.model.instance import (
@@ -25,9 +26,12 @@ from corps.model.instance import (
     InstanceState,
     SpawnFailed,
     Vanished,
+    await_next,
+    begin_attempt,
     move,
 )
 from corps.model.name import AttemptKey, WorkerName, split_attempt_key, split_instance_id
+from corps.model.terms import Restart
 from corps.wire.worker import Forget, Report, Start
 
 ECANCELED = 125
@@ -38,9 +42,8 @@ NUMBER_MAX = 1_000_000_000
 class Observer:
     """Applies reports to instances, and says what became of those a worker no longer has."""
 
-    def __init__(self, ledger: Ledger, orders: Orders) -> None:
-        self._ledger = ledger
-        self._orders = orders
+    def __init__(self, ledger: Ledger, orders: Orders, restarts: Restarts) -> None:
+        self._ledger, self._orders, self._restarts = ledger, orders, restarts
         self._foreign: dict[AttemptKey, None] = {}
 
     def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
@@ -56,10 +59,14 @@ class Observer:
     def worker_lost(self, worker: WorkerName) -> None:
         """Nobody can say now whether its instances run."""
         for instance in self._ledger.cluster.live_on(worker):
-            if instance.state is not InstanceState.UNKNOWN:
+            if instance.state is not InstanceState.UNKNOWN and not instance.is_waiting:
                 self._change(move(instance, InstanceState.UNKNOWN, self._ledger.now))
                 text = f"{worker} was lost: nobody knows whether it still runs"
                 self._ledger.happened("unknown", instance.id, text, worker)
+
+    def worker_heard(self, worker: WorkerName) -> None:
+        """It is usable again, on the connection it had."""
+        self._restarts.worker_ready(worker)
 
     def rejoined(
         self, worker: WorkerName, reports: Sequence[Report], *, same_boot: bool, same_state: bool
@@ -70,15 +77,17 @@ class Observer:
         so it is sent again. Not listed after a reboot or with other state: it may have run.
         """
         listed = {report.key for report in reports}
-        before = self._ledger.cluster.live_on(worker)
         self.reported(worker, reports)
-        for instance in before:
+        for instance in self._ledger.cluster.live_on(worker):
+            if instance.is_waiting:
+                continue  # nothing of it is anywhere
             if instance.key in listed:
-                self._press(instance.id)
+                self._press(instance)
             elif instance.pid is None and same_boot and same_state:
                 self._send_again(instance)
             else:
                 self._vanish(instance, same_boot, same_state)
+        self._restarts.worker_ready(worker)
 
     def _is_over(self, worker: WorkerName, report: Report) -> bool:
         """Apply one report. True: its attempt is dead, and the worker need not tell it again."""
@@ -93,18 +102,32 @@ class Observer:
             if not is_dead:
                 self._strange(worker, report.key, "lives, and its record was removed")
             return is_dead
-        if instance is None or instance.attempt != attempt:
+        if instance is None:
             self._strange(worker, report.key, "is not known here")
             self._take_number(id)
             return False
         if instance.worker != worker:
             self._strange(worker, report.key, f"belongs to {instance.worker}")
             return False
-        if instance.is_live:
-            instance = self._apply(instance, report)
-        elif not is_dead:
+        if attempt > instance.attempt:
+            return self._is_ahead(instance, attempt, report)
+        if attempt == instance.attempt and not instance.is_over:
+            return self._apply(instance, report).is_over
+        if not is_dead:
             self._strange(worker, report.key, "is reported alive after its death was recorded")
-        return is_dead and not instance.is_live
+        return is_dead
+
+    def _is_ahead(self, instance: Instance, attempt: int, report: Report) -> bool:
+        """A store that was set back: what began since is this attempt, and never begins again."""
+        is_over = not instance.is_live or instance.desired is Desired.STOPPED
+        if is_over or instance.restart is Restart.NEVER:
+            self._strange(instance.worker, report.key, "is not known here")
+            return False
+        begun = begin_attempt(instance, attempt, self._ledger.now)
+        text = f"{instance.worker} has attempt {attempt}, which is not recorded here"
+        self._ledger.save(begun)
+        self._ledger.happened("found", instance.id, text, instance.worker)
+        return self._apply(begun, report).is_over
 
     def _was_ours(self, id: str) -> bool:
         """Its number was given out here, so its record was removed after its death."""
@@ -143,14 +166,18 @@ class Observer:
             text = f"{new.worker} is back and says: {new.state}"
             self._ledger.happened("found", new.id, text, new.worker)
         elif new.state is InstanceState.RUNNING:
-            self._ledger.happened("started", new.id, f"running as pid {new.pid}", new.worker)
+            again = f" in attempt {new.attempt}" if new.attempt > 1 else ""
+            text = f"running as pid {new.pid}{again}"
+            self._ledger.happened("started", new.id, text, new.worker)
         elif new.state is InstanceState.FETCHING:
             text = f"{new.worker} fetches the files it lacks"
             self._ledger.happened("fetching", new.id, text, new.worker)
 
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
         if isinstance(death, Vanished) and was_seen:
-            death = Vanished(reason=death.reason)  # it did run: we were told so in its life
+            death = msgspec.structs.replace(
+                death, may_have_run=False
+            )  # it did run: we were told so in its life
         cause, message = explain(death, instance.asked, instance.delivered)
         now = self._ledger.now
         dead = msgspec.structs.replace(
@@ -161,9 +188,25 @@ class Observer:
             ended_at=instance.ended_at if instance.ended_at is not None else now,
         )
         self._ledger.save(certify(dead))
-        self._change(dead)
+        verdict = self._restarts.judge(dead)
+        after = dead
+        if verdict.delay_s is not None:
+            after = await_next(dead, verdict.failures, now + verdict.delay_s)
+            self._restarts.waits(after)
+        elif verdict.failures != dead.failures:
+            after = msgspec.structs.replace(dead, failures=verdict.failures)
+        self._change(after)
         self._ledger.happened("died", dead.id, message, dead.worker)
-        return dead
+        self._tell_next(dead, verdict)
+        return after
+
+    def _tell_next(self, dead: Instance, verdict: Verdict) -> None:
+        if verdict.delay_s is not None:
+            text = f"attempt {dead.attempt + 1} in {verdict.delay_s:.1f} s: {verdict.reason}"
+            self._ledger.happened("restart", dead.id, text, dead.worker)
+        elif dead.restart is not Restart.NEVER and dead.desired is Desired.RUNNING:
+            text = f"no further attempt: {verdict.reason}"
+            self._ledger.happened("restart", dead.id, text, dead.worker)
 
     def _send_again(self, instance: Instance) -> None:
         if instance.desired is Desired.STOPPED:
@@ -174,10 +217,9 @@ class Observer:
             self._change(move(instance, InstanceState.PENDING, self._ledger.now))
         self._ledger.send_to(instance.worker, Start(key=instance.key, launch=instance.launch))
 
-    def _press(self, id: str) -> None:
+    def _press(self, instance: Instance) -> None:
         """It should be ended, and its worker may not have heard so."""
-        instance = self._ledger.cluster.instances[id]
-        if instance.is_live and instance.desired is Desired.STOPPED:
+        if instance.desired is Desired.STOPPED:
             self._ledger.send_to(instance.worker, end_message(instance, self._ledger.now))
 
     def _vanish(self, instance: Instance, same_boot: bool, same_state: bool) -> None:
@@ -188,7 +230,8 @@ class Observer:
         else:
             reason = f"{instance.worker} has no record of it any more"
         was_seen = instance.started_at is not None
-        self._bury(instance, Vanished(reason=reason, may_have_run=True), was_seen=was_seen)
+        death = Vanished(reason=reason, may_have_run=True, may_still_run=same_boot)
+        self._bury(instance, death, was_seen=was_seen)
 
     def _strange(self, worker: WorkerName, key: AttemptKey, what: str) -> None:
         """Said once per attempt: never a reason to end anything."""

@@ -124,6 +124,7 @@ class Roster:
                 worker = self._ledger.cluster.workers[session.worker]
                 if worker.state is WorkerState.SUSPECT:
                     self._set_state(worker, WorkerState.READY, "heard again")
+                    self._observer.worker_heard(worker.name)
                 return session.worker
             case Phase.EXPELLED:
                 self._ledger.send(session.id, Rejoin())
@@ -302,8 +303,9 @@ class Roster:
             assert worker.state is not WorkerState.LOST, name
         for worker in self._ledger.cluster.workers.values():
             if worker.state is WorkerState.LOST:
-                states = {i.state for i in self._ledger.cluster.live_on(worker.name)}
-                assert states <= {InstanceState.UNKNOWN}, worker.name
+                for instance in self._ledger.cluster.live_on(worker.name):
+                    known = instance.state is not InstanceState.UNKNOWN
+                    assert not known or instance.is_waiting, instance.id
 
 
 def _check_facts(hello: Hello) -> None:

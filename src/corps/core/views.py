@@ -7,6 +7,7 @@ from typing import assert_never, overload
 
 from corps.core.records import Event
 from corps.model.instance import Exited, Instance, Signaled, SpawnFailed, Usage, Vanished
+from corps.model.terms import show_restart
 from corps.model.view import (
     DeathView,
     EventView,
@@ -37,7 +38,7 @@ def view_instance(instance: Instance, live: LiveUsage | None = None) -> Instance
         id=instance.id,
         app=instance.app,
         worker=instance.worker,
-        pid=instance.pid,
+        pid=None if instance.is_waiting else instance.pid,
         attempt=instance.attempt,
         state=instance.state,
         os_state=live.os_state if live and instance.is_live else None,
@@ -48,6 +49,9 @@ def view_instance(instance: Instance, live: LiveUsage | None = None) -> Instance
         artifact=instance.launch.artifact,
         digest=instance.launch.digest,
         args=instance.launch.args,
+        restart=show_restart(instance.restart, instance.failures_max),
+        not_before=rfc3339(instance.not_before),
+        failures=instance.failures,
     )
 
 

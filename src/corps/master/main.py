@@ -9,6 +9,7 @@ import importlib.metadata
 import logging
 import os
 import pwd
+import random
 import secrets
 import signal
 import socket
@@ -69,7 +70,7 @@ async def _run(settings: Settings, directory: Path, insecure_network: bool) -> N
     _check_network(host, insecure_network)
     clock = Clock()
     store = SqliteStore(directory / "state.db")
-    core = MasterCore(_load(store), settings.heartbeat_s, clock())
+    core = MasterCore(_load(store), settings.heartbeat_s, clock(), random.Random())
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)

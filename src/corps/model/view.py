@@ -60,6 +60,9 @@ class InstanceView(View, frozen=True, kw_only=True):
     artifact: str
     digest: str
     args: tuple[str, ...]
+    restart: str = "never"
+    not_before: str | None = None
+    failures: int = 0
 
 
 class InstanceUsageView(View, frozen=True, kw_only=True):

@@ -194,6 +194,14 @@ def test_a_lost_status_is_never_invented() -> None:
     assert report.death == Vanished(reason="machine rebooted")
 
 
+def test_of_a_damaged_record_nobody_knows_whether_it_is_over() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    lost = "its record in the journal is damaged"
+    report = ended(worker, kept_dead(pid=0, status=None, lost=lost))
+    assert report.death == Vanished(reason=lost, may_still_run=True)
+
+
 def test_what_nobody_saw_running_may_or_may_not_have_run() -> None:
     worker = AWorker()
     worker.keeper_lists(kept_dead(status=None, lost="machine rebooted"))
@@ -216,7 +224,8 @@ def test_what_ran_and_is_in_no_listing_has_vanished() -> None:
     worker.run()
     worker.step(ev.KeeperGone())
     report = reports(worker.keeper_lists())[KEY]
-    assert report.death == Vanished(reason="its keeper has no record of it any more")
+    reason = "its keeper has no record of it any more"
+    assert report.death == Vanished(reason=reason, may_still_run=True)
 
 
 def test_the_dead_are_not_taken_back() -> None:

@@ -78,6 +78,13 @@ STRANGER = "killed by SIGKILL (not sent by corps)"
             "lost",
             "unknown how it ended: reboot; it may have run",
         ),
+        (
+            Vanished(reason="no record", may_still_run=True),
+            None,
+            (),
+            "lost",
+            "unknown how it ended: no record; it may still run",
+        ),
     ],
 )
 def test_only_a_signal_that_was_delivered_makes_a_death_ours(

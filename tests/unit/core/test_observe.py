@@ -218,7 +218,9 @@ def test_with_another_state_directory_what_is_not_listed_may_have_run() -> None:
     master.wait(2.2)
     session = master.join(state_id="state-other")
     assert master.instance(instance.id).death == Vanished(
-        reason="the state directory of w1 is another one now", may_have_run=True
+        reason="the state directory of w1 is another one now",
+        may_have_run=True,
+        may_still_run=True,
     )
     assert master.sent(wire.Start, session) == []
 
@@ -236,7 +238,7 @@ def test_what_was_running_and_is_not_listed_has_vanished() -> None:
     instance = master.launch_running(master.join())
     session = master.join()
     assert master.instance(instance.id).death == Vanished(
-        reason="w1 has no record of it any more", may_have_run=False
+        reason="w1 has no record of it any more", may_have_run=False, may_still_run=True
     )
     assert master.sent(wire.Start, session) == []
 

@@ -151,7 +151,7 @@ class Observer:
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
         if isinstance(death, Vanished) and was_seen:
             death = Vanished(reason=death.reason)  # it did run: we were told so in its life
-        cause, message = explain(death, instance.asked, instance.delivered)
+        cause, message = explain(death, instance)
         now = self._ledger.now
         dead = msgspec.structs.replace(
             move(instance, InstanceState.DEAD, now),
@@ -221,4 +221,5 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         usage=report.usage or instance.usage,
         enforced=report.enforced or instance.enforced,
         evidence=report.evidence or instance.evidence,
+        fetched_bytes=instance.fetched_bytes or report.fetched_bytes,
     )

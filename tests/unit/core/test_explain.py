@@ -14,7 +14,7 @@ from corps.model.instance import (
     SpawnFailed,
     Vanished,
 )
-from tests.support.build import NOW, delivered
+from tests.support.build import NOW, an_instance, delivered
 
 STOP = Asked(cause=Cause.STOP, signal=2, by="ann", command="c", at=NOW, grace_s=10.0)
 KILL = Asked(cause=Cause.KILL, signal=9, by="bob", command="c", at=NOW)
@@ -83,7 +83,8 @@ STRANGER = "killed by SIGKILL (not sent by corps)"
 def test_only_a_signal_that_was_delivered_makes_a_death_ours(
     death: Death, asked: Asked | None, signals: tuple[int, ...], cause: str, message: str
 ) -> None:
-    assert explain(death, asked, delivered(*signals)) == (cause, message)
+    instance = an_instance(asked=asked, delivered=delivered(*signals))
+    assert explain(death, instance) == (cause, message)
 
 
 def test_signals_and_errors_have_names() -> None:

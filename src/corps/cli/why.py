@@ -16,7 +16,7 @@ from corps.cli.render import Listing, Output
 from corps.model.view import SentenceView, WhyView
 
 TOLD_MAX = 100  # instances at once; the newest news first of all
-LINE_MAX = 240  # of a terminal that is told nothing about its width
+LINE_MAX = 240  # of an app's output; -o wide shows all that was kept
 NARROW_COLUMNS = 70
 COLUMNS_MIN = 20
 TIME_CHARS = len("2026-11-23T13:28:00.123Z")
@@ -59,10 +59,10 @@ def why(
 
 
 def lines_of(sentence: SentenceView, columns: int | None, *, is_wide: bool = False) -> list[str]:
-    """`TIME  SENTENCE`, wrapped to a terminal's columns; a longer one is cut, unless wide."""
+    """`TIME  SENTENCE`, wrapped to a terminal's columns; long output is cut, unless wide."""
     text = escape_line(sentence.text)
-    if not is_wide and len(text) > LINE_MAX * 4:
-        text = f"{text[: LINE_MAX * 4]} [cut: {len(text) - LINE_MAX * 4} characters]"
+    if text.startswith(" ") and len(text) > LINE_MAX and not is_wide:
+        text = f"{text[:LINE_MAX]} [cut: {len(text) - LINE_MAX} characters]"
     time = sentence.at or ""
     if columns is None or is_wide:
         return [f"{time:{TIME_CHARS}}  {text}"]

@@ -14,7 +14,7 @@ from corps.model.instance import Evidence
 
 CODES = (1, 127)  # with which loaders and shells give up
 LOADING = "error while loading shared libraries"
-SIGNALS = {
+SIGNALS: dict[int, str] = {
     signal.SIGSEGV: "it used memory that is not its own",
     signal.SIGBUS: "it used memory that has no storage behind it: a file cut short, a full disk",
     signal.SIGABRT: "it gave up itself: abort(3), a failed assertion, a corrupted heap",

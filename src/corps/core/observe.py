@@ -33,6 +33,7 @@ from corps.wire.worker import Forget, Report, Start
 ECANCELED = 125
 FOREIGN_MAX = 1_000  # attempts that are told of as foreign
 NUMBER_MAX = 1_000_000_000
+UNEXPLAINED = Vanished(reason="its worker reported no reason")
 
 
 class Observer:
@@ -104,7 +105,19 @@ class Observer:
             instance = self._apply(instance, report)
         elif not is_dead:
             self._strange(worker, report.key, "is reported alive after its death was recorded")
+        else:
+            self._hold_against(instance, report)
         return is_dead and not instance.is_live
+
+    def _hold_against(self, instance: Instance, report: Report) -> None:
+        """The first word on a death counts; another one is told of, once."""
+        death = report.death or UNEXPLAINED
+        is_news = report.key not in self._foreign and len(self._foreign) < FOREIGN_MAX
+        if is_news and not _agree(instance.death, death):
+            self._foreign[report.key] = None
+            said = explain(death, instance)[1]
+            text = f"{report.key!r} is reported again, as {said}: the first report counts"
+            self._ledger.happened("conflict", instance.id, text, instance.worker)
 
     def _was_ours(self, id: str) -> bool:
         """Its number was given out here, so its record was removed after its death."""
@@ -125,7 +138,7 @@ class Observer:
             return instance
         changed = _with_facts(instance, report)
         if report.state is InstanceState.DEAD:
-            death = report.death or Vanished(reason="its worker reported no reason")
+            death = report.death or UNEXPLAINED
             return self._bury(changed, death, was_seen=instance.started_at is not None)
         if report.state is InstanceState.RUNNING and changed.pid is None:
             return instance  # running as nothing: not a word of it is believed
@@ -223,3 +236,14 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         evidence=report.evidence or instance.evidence,
         fetched_bytes=instance.fetched_bytes or report.fetched_bytes,
     )
+
+
+def _agree(recorded: Death | None, said: Death) -> bool:
+    """They say the same of how it ended; words may differ."""
+    match recorded, said:
+        case SpawnFailed(), SpawnFailed():
+            return (recorded.stage, recorded.errno) == (said.stage, said.errno)
+        case Vanished(), Vanished():
+            return True
+        case _:
+            return recorded == said

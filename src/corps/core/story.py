@@ -96,7 +96,7 @@ def tell_now(instance: Instance, now: Now) -> Sentence:
                 f"nowhere else, and all is told when {worker.name} is back",
             )
         case S.DEAD:
-            return Sentence(None, f"{where} is dead: {instance.message}")
+            return Sentence(None, f"{where} is dead, and its log is kept there{silent}")
         case _:
             assert_never(instance.state)
 
@@ -201,8 +201,10 @@ def _merged(steps: Sequence[Sentence], others: Iterable[Sentence]) -> list[Sente
 
 def _death(certificate: Certificate) -> list[Sentence]:
     ran = uptime_s(certificate)
-    text = "died" if ran is None else f"died after {duration(ran)}"
-    chain = [Sentence(certificate.ended_at, f"{text}: {certificate.message}")]
+    text = certificate.message
+    if not isinstance(certificate.death, SpawnFailed):
+        text = f"died: {text}" if ran is None else f"died after {duration(ran)}: {text}"
+    chain = [Sentence(certificate.ended_at, text)]
     more = [f"cause: {_cause(certificate)}", _meaning(certificate)]
     if certificate.usage is not None:
         more.append(_usage(certificate.usage))
@@ -227,8 +229,10 @@ def _cause(certificate: Certificate) -> str:
     match certificate.cause:
         case Cause.SELF if isinstance(certificate.death, SpawnFailed):
             return "it could not be started"
+        case Cause.SELF if isinstance(certificate.death, Exited):
+            return "itself"
         case Cause.SELF:
-            return "itself, or somebody on its machine: no signal of corps ended it"
+            return "itself, or somebody on its machine: corps sent no such signal"
         case Cause.STOP | Cause.KILL if asked is not None:
             return f"{by_whom(asked)}{command}"
         case Cause.OOM:

@@ -53,8 +53,9 @@ def _why(
     next_at = min((at for at in later if at > told.timings.placed_at), default=float("inf"))
     chain = tell(told, earlier, (event for event in story if event.at < next_at))
     if attempt is None:
-        worker = cluster.workers[instance.worker]
-        chain.append(tell_now(instance, Now(driver.clock(), worker, live and live.os_state)))
+        os_state = live.os_state if live is not None else None
+        now = Now(driver.clock(), cluster.workers[instance.worker], os_state)
+        chain.append(tell_now(instance, now))
     return WhyView(
         instance=view_instance(instance, live),
         story=tuple(map(view_event, story)),
@@ -82,7 +83,7 @@ def _attempt(
 
 
 def _by_subject(events: Iterable[Event], chosen: Sequence[Instance]) -> _Events:
-    found: _Events = {i.id: [] for i in chosen} | {i.worker: [] for i in chosen}
+    found: _Events = {name: [] for i in chosen for name in (i.id, i.worker)}
     for event in events:
         if event.subject in found:
             found[event.subject].append(event)

@@ -29,6 +29,7 @@ ALIASES |= {"armv7l": "arm", "armv6l": "arm", "ppc64le": "ppc64", "loongarch64":
 NOT_PROGRAMS = {0: "of no type", 1: "an object file: it must be linked first", 4: "a core dump"}
 ALWAYS_BIG = ("sparc", "sparc64", "s390x")
 PT_INTERP = 3
+HEADER_BYTES = 64
 ELF32, LITTLE = 1, 1
 
 
@@ -54,7 +55,7 @@ def shebang_reason(head: bytes, said: str) -> str | None:
 def elf_reason(head: bytes, number: int) -> str | None:
     """What is wrong with an ELF file, elf(5); None when its header is no reason."""
     said = os.strerror(number)
-    if len(head) < (52 if head[4:5] == bytes([ELF32]) else 64):
+    if len(head) < (52 if head[4:5] == bytes([ELF32]) else HEADER_BYTES):
         return f"the ELF file is cut short ({said})"
     order = "<" if head[5] == LITTLE else ">"
     kind, machine = struct.unpack_from(f"{order}HH", head, 16)
@@ -66,8 +67,10 @@ def elf_reason(head: bytes, number: int) -> str | None:
         return f"it is for {built}, this worker is {_host()} ({said})"
     if kind in NOT_PROGRAMS:
         return f"it is {NOT_PROGRAMS[kind]} ({said})"
-    if number == errno.EACCES and loader is not None:
+    if number == errno.EACCES and loader is not None and not os.access(loader, os.X_OK):
         return f"its loader {loader!r} may not be executed ({said})"
+    if number == errno.EIO and loader is not None and os.stat(loader).st_size < HEADER_BYTES:
+        return f"its loader {loader!r} is cut short ({said})"
     return None
 
 

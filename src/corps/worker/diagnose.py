@@ -38,11 +38,14 @@ EXEC_WORDS = {
     errno.ETXTBSY: "somebody has the file open for writing: try again when that is over",
     errno.EPERM: "forbidden: a security policy, or a file system mounted nosuid; "
     "see the kernel's audit log",
-    errno.EIO: "the disk reports an error: see the kernel's log",
     errno.ELIBBAD: "its loader is damaged, or built for another machine type",
     errno.EINVAL: "the ELF file names more than one loader",
     errno.EISDIR: "its loader is a directory",
     **LIMIT_WORDS,
+}
+UNEXPLAINED_WORDS = {  # when the file itself is no reason
+    errno.EACCES: "a security policy may forbid it: ausearch -m avc",
+    errno.EIO: "the disk reports an error: see the kernel's log",
 }
 STAGE_WORDS = {
     "never_executed": "its keeper died before it was executed",
@@ -151,7 +154,10 @@ def _content_reason(what: Launched, head: bytes, number: int, depth: int) -> str
             return reason
         return _interpreter_reason(what, interpreter, number, depth)
     if head.startswith(ELF):
-        return elf_reason(head, number) or said
+        if (reason := elf_reason(head, number)) is not None:
+            return reason
+        words = UNEXPLAINED_WORDS.get(number)
+        return f"{words} ({said})" if words else said
     if not head:
         return f"the file is empty ({said})"
     if head.startswith(BOM + SHEBANG):
@@ -194,9 +200,6 @@ def _denied(what: Launched, path: str, status: os.stat_result, said: str) -> str
         return f"it lies on a file system mounted noexec ({said})"
     if not _may(status, what, 1):
         return f"{_who(what)} may not: it belongs to uid {status.st_uid}, mode {_mode(status)}"
-    with open(path, "rb") as file:
-        if file.read(2) != SHEBANG:
-            return f"a security policy may forbid it: ausearch -m avc ({said})"
     return None
 
 

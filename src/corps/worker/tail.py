@@ -46,7 +46,8 @@ def _tail(path: str) -> list[str]:
         return []
     finally:
         os.close(fd)
-    return _lines(data.lstrip(b"\0"), is_whole=begin == 0)  # zeros: a hole made at the head
+    text = data.lstrip(b"\0")  # zeros: a hole that was made at the head
+    return _lines(text, is_whole=begin == 0 or len(text) < len(data))
 
 
 def _lines(data: bytes, *, is_whole: bool) -> list[str]:

@@ -43,6 +43,7 @@ class Observer:
         self._ledger = ledger
         self._orders = orders
         self._foreign: dict[AttemptKey, None] = {}
+        self._doubted: dict[AttemptKey, None] = {}  # whose deaths were told in two ways
 
     def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
         """Apply, then let the worker forget the deaths that are durable here."""
@@ -112,9 +113,9 @@ class Observer:
     def _hold_against(self, instance: Instance, report: Report) -> None:
         """The first word on a death counts; another one is told of, once."""
         death = report.death or UNEXPLAINED
-        is_news = report.key not in self._foreign and len(self._foreign) < FOREIGN_MAX
+        is_news = report.key not in self._doubted and len(self._doubted) < FOREIGN_MAX
         if is_news and not _agree(instance.death, death):
-            self._foreign[report.key] = None
+            self._doubted[report.key] = None
             said = explain(death, instance)[1]
             text = f"{report.key!r} is reported again, as {said}: the first report counts"
             self._ledger.happened("conflict", instance.id, text, instance.worker)

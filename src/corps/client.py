@@ -174,14 +174,8 @@ class Client:
         """Per worker. `targets` may be workers, instances and apps; none means all workers."""
         return self._read("/v1/usage", _targets(targets), list[view.WorkerUsageView])
 
-    def why(
-        self, targets: Sequence[str], attempt: int | None = None, limit: int | None = None
-    ) -> list[view.WhyView]:
-        """The story of instances; of `attempt` instead of the present one. At most `limit`, those
-        of whom there is the newest news."""
-        wanted = {"attempt": attempt, "limit": limit}
-        query = [*_targets(targets), *((k, v) for k, v in wanted.items() if v is not None)]
-        return self._read("/v1/why", query, list[view.WhyView])
+    def why(self, targets: Sequence[str], **only: int) -> list[view.WhyView]:  # attempt, limit
+        return self._read("/v1/why", [*_targets(targets), *only.items()], list[view.WhyView])
 
     def events(
         self, after: int = 0, limit: int = EVENTS_LIMIT, wait_s: float = 0.0

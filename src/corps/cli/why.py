@@ -42,7 +42,8 @@ def why(
     Of many instances only those with the newest news are told.
     """
     Aim(targets, is_all).check()
-    rows = operator.client.why(targets or (ALL,), attempt, TOLD_MAX + 1)
+    only = {} if attempt is None else {"attempt": attempt}
+    rows = operator.client.why(targets or (ALL,), limit=TOLD_MAX + 1, **only)
     if len(rows) > TOLD_MAX:
         oldest = min(rows, key=lambda row: row.instance.ended_at or "~")
         rows = [row for row in rows if row is not oldest]

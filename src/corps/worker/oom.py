@@ -20,6 +20,7 @@ RECORD_BYTES = 8_192  # CONSOLE_EXT_LOG_MAX
 RECORDS_MAX = 20_000  # of one look: more than a ring buffer holds
 VICTIMS_KEPT = 1_000
 COUNT_EVERY_S = 5.0
+FRESH_S = 0.1
 COUNTS_KEPT = 3
 SLACK_S = 5.0  # the kernel's log and wall clock drift apart a little
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
@@ -42,6 +43,8 @@ class OomWatch:
         self._clock, self._proc = clock, proc
         self._kmsg: int | None = None
         self._victims: deque[Victim] = deque(maxlen=VICTIMS_KEPT)
+        self._kills: int | None = None
+        self._read_at = float("-inf")
         self._counts: deque[tuple[float, int]] = deque(maxlen=COUNTS_KEPT)
         if _sees_all_pids(proc):  # else the pids in the kernel's log are not those we know
             # Hidden by kernel.dmesg_restrict, or not there: then the counter must do.
@@ -73,7 +76,7 @@ class OomWatch:
 
     def suspicion(self) -> str | None:
         """That it struck somebody lately, when nobody says whom."""
-        number = kills(self._proc)
+        number = self._fresh_kills()
         if number is None or not self._counts or number <= self._counts[0][1]:
             return None
         since, before = self._counts[0]
@@ -83,6 +86,13 @@ class OomWatch:
             f"the machine's OOM killer struck {times} in the {self._clock() - since:.0f} s before: "
             "it may have been this one"
         )
+
+    def _fresh_kills(self) -> int | None:
+        """/proc/vmstat is long: one reading serves a burst of deaths."""
+        now = self._clock()
+        if now - self._read_at >= FRESH_S:
+            self._read_at, self._kills = now, kills(self._proc)
+        return self._kills
 
     def _read_on(self) -> None:
         # printk(9) stamps by a clock that nobody slews.

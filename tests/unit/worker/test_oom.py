@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corps.worker.oom import KMSG, OomWatch, kills, parse_record
+from corps.worker.oom import FRESH_S, KMSG, OomWatch, kills, parse_record
 
 GLOBAL = (
     b"3,1205,5140900000,-;Out of memory: Killed process 4711 (eat) total-vm:9000kB, "
@@ -77,12 +77,15 @@ def test_without_the_kernels_log_a_counter_makes_it_likely(tmp_path: Path) -> No
         "the machine's OOM killer struck 1 time in the 8 s before: it may have been this one"
     )
     set_kills(6)
+    assert "struck 1 time" in (watch.suspicion() or ""), "one reading serves a burst of deaths"
+    now[0] += 2 * FRESH_S
     assert "struck 3 times" in (watch.suspicion() or "")
     for _ in range(4):  # it is long ago now
         now[0] += 6.0
         watch.count()
     assert watch.suspicion() is None
     vmstat.unlink()
+    now[0] += 2 * FRESH_S
     assert kills(str(tmp_path)) is None and watch.suspicion() is None
     watch.count()
 

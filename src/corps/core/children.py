@@ -35,7 +35,7 @@ from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
 from corps.wire.worker import FromWorker, Report
 
-ECANCELED = 125
+CANCELLED = SpawnFailed(stage="cancelled", errno=125, message="stopped before it was started")
 ESRCH = 3
 NEVER_EXECUTED = "never_executed"  # wire.keeper.KeptAttempt: a proof, not a guess
 S = InstanceState
@@ -92,10 +92,7 @@ class Children:
         if attempt is None:
             return  # it ended, and the master knows
         if attempt.report.state in (S.PENDING, S.FETCHING):
-            death = SpawnFailed(
-                stage="cancelled", errno=ECANCELED, message="stopped before it was started"
-            )
-            self.not_started(message.key, death)
+            self.not_started(message.key, CANCELLED)
         elif attempt.report.state is S.DEAD:
             self.changed[message.key] = None
         elif attempt.end_signal != SIGKILL or message.signal == SIGKILL:  # never softened
@@ -270,7 +267,7 @@ class Children:
         self._effect(Instruct(keeper.Forget(keys=(key,))))
         self._listed.pop(key, None)
         if attempt is not None and attempt.end_signal is not None:
-            self.not_started(key, "cancelled", ECANCELED, "stopped before it was started")
+            self.not_started(key, CANCELLED)
         elif attempt is not None and self._has_keeper:
             self.spawn(attempt)
 

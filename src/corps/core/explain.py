@@ -35,15 +35,15 @@ def errno_name(number: int) -> str:
     return errno.errorcode.get(number, f"errno {number}")
 
 
-def explain(death: Death, instance: Instance) -> tuple[Cause, str]:
+def explain(death: Death, attempt: Instance | Certificate) -> tuple[Cause, str]:
     """Cause and sentence. Only a signal that was really delivered can make a death ours, and only
     evidence that names the process or its cgroup makes it the OOM killer's."""
-    asked = instance.asked
+    asked = attempt.asked
     match death:
         case Exited():
-            return _exited(death, instance)
+            return _exited(death, attempt)
         case Signaled():
-            return _signaled(death, instance)
+            return _signaled(death, attempt)
         case SpawnFailed(stage="cancelled"):
             by = f" ({by_whom(asked)})" if asked else ""
             return (asked.cause if asked else Cause.STOP), f"cancelled before it started{by}"
@@ -83,20 +83,20 @@ def asker(sent: Delivered, attempt: Instance | Certificate) -> Asked | None:
     return asks[-1] if len(same) == 1 else None
 
 
-def _exited(death: Exited, instance: Instance) -> tuple[Cause, str]:
-    asked = instance.asked
-    why = fault(death.code, instance.evidence, instance.worker)
+def _exited(death: Exited, attempt: Instance | Certificate) -> tuple[Cause, str]:
+    asked = attempt.asked
+    why = fault(death.code, attempt.evidence, attempt.worker)
     text = f"exited {death.code}: {why}" if why else f"exited {death.code}"
-    if asked is None or asked.cause is not Cause.STOP or not _has(instance, asked.signal):
+    if asked is None or asked.cause is not Cause.STOP or not _has(attempt, asked.signal):
         return Cause.SELF, text
     return Cause.STOP, f"{text} ({by_whom(asked)})"
 
 
-def _signaled(death: Signaled, instance: Instance) -> tuple[Cause, str]:
-    asked, number = instance.asked, death.signal
+def _signaled(death: Signaled, attempt: Instance | Certificate) -> tuple[Cause, str]:
+    asked, number = attempt.asked, death.signal
     core = ", core dumped" if death.core_dumped else ""
     text = f"killed by {signal_name(number)}{core}"
-    if asked is not None and _has(instance, number):
+    if asked is not None and _has(attempt, number):
         if asked.cause is Cause.STOP and number == signal.SIGKILL:
             return (
                 Cause.STOP,
@@ -104,27 +104,27 @@ def _signaled(death: Signaled, instance: Instance) -> tuple[Cause, str]:
             )
         if number == asked.signal:
             return asked.cause, f"{text} ({by_whom(asked)})"
-    found = _found(number, instance)
+    found = _found(number, attempt)
     if found is not None:
         return found[0], f"{text} ({found[1]})"
-    if _has(instance, number):
+    if _has(attempt, number):
         # Sent for somebody who asked before; only the last to ask decides.
-        before = next((ask for ask in reversed(instance.asks) if ask.signal == number), None)
+        before = next((ask for ask in reversed(attempt.asks) if ask.signal == number), None)
         if before is not None:
             return before.cause, f"{text} ({by_whom(before)})"
         if asked is not None:
             return Cause.KILL, f"{text} (sent by corps before the {by_whom(asked)})"
         return Cause.SELF, text
     stranger = number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-    return Cause.SELF, f"{text}{_stranger(instance.evidence)}" if stranger else text
+    return Cause.SELF, f"{text}{_stranger(attempt.evidence)}" if stranger else text
 
 
-def _found(number: int, instance: Instance) -> tuple[Cause, str] | None:
+def _found(number: int, attempt: Instance | Certificate) -> tuple[Cause, str] | None:
     """What the evidence says of a signal that no operator sent."""
-    evidence = instance.evidence
+    evidence = attempt.evidence
     if evidence is None:
         return None
-    if evidence.proves_oom and number == signal.SIGKILL and not _has(instance, number):
+    if evidence.proves_oom and number == signal.SIGKILL and not _has(attempt, number):
         return Cause.OOM, "out of memory"
     if evidence.limit is not None and number in (signal.SIGKILL, signal.SIGXCPU):
         return Cause.LIMIT, evidence.limit
@@ -136,5 +136,5 @@ def _stranger(evidence: Evidence | None) -> str:
     return " (not sent by corps; perhaps out of memory)" if doubt else " (not sent by corps)"
 
 
-def _has(instance: Instance, number: int) -> bool:
-    return any(sent.signal == number for sent in instance.delivered)
+def _has(attempt: Instance | Certificate, number: int) -> bool:
+    return any(sent.signal == number for sent in attempt.delivered)

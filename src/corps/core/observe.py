@@ -107,18 +107,19 @@ class Observer:
         elif not is_dead:
             self._strange(worker, report.key, "is reported alive after its death was recorded")
         else:
-            self._hold_against(instance, report)
+            self._hold_against(report)
         return is_dead and not instance.is_live
 
-    def _hold_against(self, instance: Instance, report: Report) -> None:
+    def _hold_against(self, report: Report) -> None:
         """The first word on a death counts; another one is told of, once."""
-        death = report.death or UNEXPLAINED
+        certificate = self._ledger.cluster.certificates.get(report.key)
         is_news = report.key not in self._doubted and len(self._doubted) < FOREIGN_MAX
-        if is_news and not _agree(instance.death, death):
+        death = report.death or UNEXPLAINED
+        if certificate is not None and is_news and not _agree(certificate.death, death):
             self._doubted[report.key] = None
-            said = explain(death, instance)[1]
+            said = explain(death, certificate)[1]
             text = f"{report.key!r} is reported again, as {said}: the first report counts"
-            self._ledger.happened("conflict", instance.id, text, instance.worker)
+            self._ledger.happened("conflict", certificate.id, text, certificate.worker)
 
     def _was_ours(self, id: str) -> bool:
         """Its number was given out here, so its record was removed after its death."""
@@ -239,7 +240,7 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
     )
 
 
-def _agree(recorded: Death | None, said: Death) -> bool:
+def _agree(recorded: Death, said: Death) -> bool:
     """They say the same of how it ended; words may differ."""
     match recorded, said:
         case SpawnFailed(), SpawnFailed():

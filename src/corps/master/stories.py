@@ -59,7 +59,6 @@ def _why(
     return WhyView(
         instance=view_instance(instance, live),
         story=tuple(map(view_event, story)),
-        restart=instance.restart,
         sentences=view_sentences(chain),
         certificates=tuple(map(view_certificate, certificates)),
     )

@@ -6,7 +6,7 @@ import msgspec
 
 from corps.model.artifact import FileEntry
 from corps.model.instance import LogLine, Machine, RssSource, Survivor
-from corps.model.terms import Restart, Terms
+from corps.model.terms import Terms
 
 
 class View(msgspec.Struct, frozen=True):
@@ -209,7 +209,6 @@ class WhyView(View, frozen=True, kw_only=True):
 
     instance: InstanceView
     story: tuple[EventView, ...]
-    restart: Restart = Restart.NEVER
     sentences: tuple[SentenceView, ...] = ()
     certificates: tuple[CertificateView, ...] = ()
 

@@ -174,8 +174,8 @@ class Client:
         """Per worker. `targets` may be workers, instances and apps; none means all workers."""
         return self._read("/v1/usage", _targets(targets), list[view.WorkerUsageView])
 
-    def why(self, targets: Sequence[str]) -> list[view.WhyView]:
-        return self._read("/v1/why", _targets(targets), list[view.WhyView])
+    def why(self, targets: Sequence[str], **only: int) -> list[view.WhyView]:  # attempt, limit
+        return self._read("/v1/why", [*_targets(targets), *only.items()], list[view.WhyView])
 
     def events(
         self, after: int = 0, limit: int = EVENTS_LIMIT, wait_s: float = 0.0

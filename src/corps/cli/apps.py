@@ -1,4 +1,4 @@
-"""ps, stop, kill, signal, rm, usage, why: instances and what came of them."""
+"""ps, stop, kill, signal, rm, usage: instances and what came of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from corps.cli import render
 from corps.cli.moment import unix
 from corps.cli.operator import Operator
 from corps.cli.options import (
-    ALL,
     CHILD,
     TARGET,
     Aim,
@@ -30,7 +29,7 @@ from corps.model.command import GRACE_MAX_S
 from corps.model.instance import InstanceState
 from corps.model.name import split_instance_id
 from corps.model.spec import parse_signal
-from corps.model.view import InstanceUsageView, InstanceView, WhyView, WorkerUsageView
+from corps.model.view import InstanceUsageView, InstanceView, WorkerUsageView
 
 
 @verb("ps")
@@ -123,25 +122,6 @@ def usage(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Ou
     render.show(lines, USAGE, output)
 
 
-@verb("why")
-@click.argument("targets", nargs=-1, type=TARGET, metavar="TARGET...")
-@all_option
-@output_option
-@click.pass_obj
-def why(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Output) -> None:
-    """Tell how it came to where it is now: placed, launched, died, by whom."""
-    Aim(targets, is_all).check()
-    rows = operator.client.why(targets or (ALL,))
-    if output not in (Output.TABLE, Output.WIDE):
-        render.show(rows, STORIES, output)
-        return
-    for row in rows:
-        instance = row.instance
-        lines = [f"{event.at}  {event.message}" for event in row.story]
-        lines.append(f"now: {instance.id} on {instance.worker} is {state_of(instance)}")
-        render.write_lines(lines)
-
-
 def state_of(row: InstanceView) -> str:
     """What the operating system says while it lives, else the state and reason."""
     if row.death is not None:
@@ -230,7 +210,6 @@ LAUNCHED: Listing[InstanceView] = Listing(
 REMOVED: Listing[dict[str, str]] = Listing(
     lambda row: row["id"], (Column("FORGOTTEN", lambda row: row["id"]),)
 )
-STORIES: Listing[WhyView] = Listing(lambda row: row.instance.id, ())
 USAGE_OF_WORKERS: Listing[WorkerUsageView] = Listing(lambda row: row.worker, ())
 USAGE: Listing[UsageLine] = Listing(
     lambda line: line[1].id if line[1] else line[0].worker,

@@ -11,6 +11,7 @@ from corps.core.explain import errno_name
 from corps.model.instance import (
     Death,
     Delivered,
+    Evidence,
     Exited,
     InstanceState,
     Launchable,
@@ -62,6 +63,14 @@ def died(report: Report, listed: KeptAttempt, reason: str | None, now: float) ->
         ended_at=listed.ended_at if listed.ended_at is not None else now,
         delivered=delivered(listed),
     )
+
+
+def testified(evidence: Evidence | None, listed: KeptAttempt, now: float) -> Evidence | None:
+    """What was seen of a death, together with what its keeper knows of it."""
+    if listed.deadline_s is None:
+        return evidence
+    limit = f"its keeper ended it: it had not executed {listed.deadline_s:g} s after its fork"
+    return msgspec.structs.replace(evidence or Evidence(seen_at=now), limit=limit)
 
 
 def delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:

@@ -37,6 +37,7 @@ from corps.wire.worker import Forget, Report, Start
 ECANCELED = 125
 FOREIGN_MAX = 1_000  # attempts that are told of as foreign
 NUMBER_MAX = 1_000_000_000
+UNEXPLAINED = Vanished(reason="its worker reported no reason")
 
 
 class Observer:
@@ -45,6 +46,7 @@ class Observer:
     def __init__(self, ledger: Ledger, orders: Orders, restarts: Restarts) -> None:
         self._ledger, self._orders, self._restarts = ledger, orders, restarts
         self._foreign: dict[AttemptKey, None] = {}
+        self._doubted: dict[AttemptKey, None] = {}  # whose deaths were told in two ways
 
     def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
         """Apply, then let the worker forget the deaths that are durable here."""
@@ -115,6 +117,8 @@ class Observer:
             return self._apply(instance, report).is_over
         if not is_dead:
             self._strange(worker, report.key, "is reported alive after its death was recorded")
+        else:
+            self._hold_against(report)
         return is_dead
 
     def _is_ahead(self, instance: Instance, attempt: int, report: Report) -> bool:
@@ -128,6 +132,17 @@ class Observer:
         self._ledger.save(begun)
         self._ledger.happened("found", instance.id, text, instance.worker)
         return self._apply(begun, report).is_over
+
+    def _hold_against(self, report: Report) -> None:
+        """The first word on a death counts; another one is told of, once."""
+        certificate = self._ledger.cluster.certificates.get(report.key)
+        is_news = report.key not in self._doubted and len(self._doubted) < FOREIGN_MAX
+        death = report.death or UNEXPLAINED
+        if certificate is not None and is_news and not _agree(certificate.death, death):
+            self._doubted[report.key] = None
+            said = explain(death, certificate)[1]
+            text = f"{report.key!r} is reported again, as {said}: the first report counts"
+            self._ledger.happened("conflict", certificate.id, text, certificate.worker)
 
     def _was_ours(self, id: str) -> bool:
         """Its number was given out here, so its record was removed after its death."""
@@ -148,7 +163,7 @@ class Observer:
             return instance
         changed = _with_facts(instance, report)
         if report.state is InstanceState.DEAD:
-            death = report.death or Vanished(reason="its worker reported no reason")
+            death = report.death or UNEXPLAINED
             return self._bury(changed, death, was_seen=instance.started_at is not None)
         if report.state is InstanceState.RUNNING and changed.pid is None:
             return instance  # running as nothing: not a word of it is believed
@@ -175,10 +190,9 @@ class Observer:
 
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
         if isinstance(death, Vanished) and was_seen:
-            death = msgspec.structs.replace(
-                death, may_have_run=False
-            )  # it did run: we were told so in its life
-        cause, message = explain(death, instance.asked, instance.delivered)
+            # It did run: we were told so in its life.
+            death = msgspec.structs.replace(death, may_have_run=False)
+        cause, message = explain(death, instance)
         now = self._ledger.now
         dead = msgspec.structs.replace(
             move(instance, InstanceState.DEAD, now),
@@ -264,4 +278,16 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         usage=report.usage or instance.usage,
         enforced=report.enforced or instance.enforced,
         evidence=report.evidence or instance.evidence,
+        fetched_bytes=instance.fetched_bytes or report.fetched_bytes,
     )
+
+
+def _agree(recorded: Death, said: Death) -> bool:
+    """They say the same of how it ended; words may differ."""
+    match recorded, said:
+        case SpawnFailed(), SpawnFailed():
+            return (recorded.stage, recorded.errno) == (said.stage, said.errno)
+        case Vanished(), Vanished():
+            return True
+        case _:
+            return recorded == said

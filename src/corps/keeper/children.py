@@ -170,6 +170,8 @@ class Children:
         for child in self.flying.values():
             if now >= child.deadline and child.pidfd:
                 child.doom, child.deadline = "timeout", float("inf")
+                self._journal.put(child.key, deadline_s=self._launch_s)
+                self._journal.write()  # before: it may be dead, and a new keeper asked why
                 signal.pidfd_send_signal(child.pidfd.number, signal.SIGKILL)
 
     def commit(self) -> None:

@@ -50,12 +50,13 @@ class Desired(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a death happened. `oom`, `gang`, `drain` and `rollout` are reserved names."""
+    """Why a death happened. `gang`, `drain` and `rollout` are reserved names."""
 
     SELF = "self"
     STOP = "stop"
     KILL = "kill"
     OOM = "oom"
+    LIMIT = "limit"
     GANG = "gang"
     DRAIN = "drain"
     ROLLOUT = "rollout"
@@ -179,8 +180,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker saw when it learned of a death, at `seen_at` by its clock.
 
-    `oom` and `limit` say in words what points to the OOM killer or to a limit; `survivors` could
-    not be ended; `lingering` counts the descendants that were there when the leader ended.
+    `oom` and `limit` say in words what points to the OOM killer or to a limit; `proves_oom`: it
+    names this process or its own cgroup; `survivors` could not be ended; `lingering` counts the
+    descendants that were there when the leader ended.
     """
 
     seen_at: float
@@ -188,6 +190,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     last_lines: tuple[LogLine, ...] = ()
     machine: Machine | None = None
     oom: str | None = None
+    proves_oom: bool = False
     limit: str | None = None
     lingering: int | None = None
     survivors: tuple[Survivor, ...] = ()
@@ -227,6 +230,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     not_before: float | None = None
     enforced: dict[str, str] = {}  # each limit, and what holds it: `memory` by `cgroup v2`
     evidence: Evidence | None = None
+    placement: str = ""  # why on this worker, in words
+    fetched_bytes: int | None = None  # what had to travel before it could start
+    asks: tuple[Asked, ...] = ()  # every signal asked for in this attempt; `asked` is what counts
 
     @property
     def key(self) -> AttemptKey:

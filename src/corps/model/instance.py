@@ -287,4 +287,5 @@ def begin_attempt(instance: Instance, attempt: int, now: float) -> Instance:
         restart=instance.restart,
         failures_max=instance.failures_max,
         failures=instance.failures,
+        placement="an instance stays on its worker",
     )

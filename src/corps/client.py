@@ -1,8 +1,6 @@
-"""The master's HTTP API as Python calls: used by the CLI, the shell, tests and other programs.
+"""The master's HTTP API as Python calls. Synchronous, one connection, not for two threads at once.
 
-Synchronous, one connection, kept alive, not for two threads at once. A command carries an id, so
-it is sent again after a lost connection and still has one effect. What the master refuses is
-raised as the same exception it raised.
+A command carries an id, so it is sent again after a lost connection and still has one effect.
 """
 
 from __future__ import annotations

@@ -61,6 +61,21 @@ class LogSlice(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes: int | None = None
 
 
+class OutputSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which output: of one stream or of both, from these offsets on, `since` (unix seconds), or
+    so many bytes before the end. A line that has no end yet waits unless `partial`."""
+
+    instance: str
+    attempt: int | None = None
+    stream: str | None = None
+    stdout: int = 0
+    stderr: int = 0
+    since: float | None = None
+    back_bytes: int | None = None
+    limit_bytes: int | None = None
+    partial: bool = False
+
+
 class Client:
     """A master's API. Without an argument: the master that environment and config file name.
 
@@ -201,6 +216,16 @@ class Client:
         answer = self._ask(Request("GET", path, query, None, wait_s))
         return _log_chunk(answer), answer.body
 
+    def output(self, slice: OutputSlice, wait_s: float = 0.0) -> view.OutputView:
+        """The next pieces of output in the order of time; `wait_s` waits for the first."""
+        query: list[tuple[str, str | int | float]] = [("wait_s", wait_s)]
+        for name in slice.__struct_fields__[1:]:
+            value = getattr(slice, name)
+            if value is not None:
+                query.append((name, int(value) if isinstance(value, bool) else value))
+        path = f"/v1/instances/{quote(slice.instance, safe='')}/output"
+        return self._read(path, query, view.OutputView, wait_s)
+
     def shutdown(self, workers: Sequence[str]) -> None:
         """End these worker daemons with their keepers, then the master. Apps should be dead."""
         body = msgspec.json.encode({"workers": list(workers)})
@@ -264,6 +289,8 @@ def _log_chunk(answer: Answer) -> view.LogChunkView:
             next_offset=int(answer.headers["X-Corps-Next-Offset"]),
             size_bytes=int(answer.headers["X-Corps-Size"]),
             is_final=answer.headers["X-Corps-Final"] == "1",
+            first=int(answer.headers.get("X-Corps-First", 0)),
+            why=answer.headers.get("X-Corps-Gone"),
         )
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"bad log header: {error}") from error

@@ -93,20 +93,22 @@ def _walk(marks: Marks, cursors: list[_Cursor], *, with_rest: bool) -> list[Outp
         at_end[cursor.index] = cursor.offset
     for number in range(marks.next_after(*at_end), len(marks)):
         mark = marks[number]
-        is_last = number == len(marks) - 1
+        if not all(_take(cursor, mark, pieces, with_rest=False) for cursor in cursors):
+            return pieces
+    if with_rest and len(marks):
         for cursor in cursors:
-            end = _end(mark, cursor)
-            offset = cursor.offset
-            data = cursor.take(end, with_rest=with_rest and is_last)
-            if data:
-                pieces.append(
-                    OutputPiece(
-                        stream=cursor.name, at=mark.at / MICROSECONDS, offset=offset, data=data
-                    )
-                )
-            if cursor.lacks(end) or len(pieces) >= PIECES_MAX:
-                return pieces
+            _take(cursor, marks[len(marks) - 1], pieces, with_rest=True)
     return pieces
+
+
+def _take(cursor: _Cursor, mark: Mark, pieces: list[OutputPiece], *, with_rest: bool) -> bool:
+    """What a stream has before a mark. False: the answer must end here."""
+    end, offset = _end_of(mark, cursor.index), cursor.offset
+    data = cursor.take(end, with_rest=with_rest)
+    if data:
+        at = mark.at / MICROSECONDS
+        pieces.append(OutputPiece(stream=cursor.name, at=at, offset=offset, data=data))
+    return not cursor.lacks(end) and len(pieces) < PIECES_MAX
 
 
 def _begin(log: AttemptLog, marks: Marks, question: ReadOutput) -> list[int]:
@@ -125,10 +127,6 @@ def _begin(log: AttemptLog, marks: Marks, question: ReadOutput) -> list[int]:
             if back[index] > offsets[index]:
                 offsets[index] = log.line_after(name, back[index])
     return offsets
-
-
-def _end(mark: Mark, cursor: _Cursor) -> int:
-    return _end_of(mark, cursor.index)
 
 
 def _end_of(mark: Mark, index: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,6 +32,7 @@ IDLE_EVERY_S = 2.0
 LOOK_SHARE = 20  # a look that takes long is taken that much less often
 POLL_S = 0.05
 OPEN_MAX = 64  # logs of the dead that stay open for the next question
+NOTES_MAX = 100
 FOLLOWERS_MAX = 256
 FOLLOWERS_OF_ONE_MAX = 64
 
@@ -56,6 +57,7 @@ class Watch:
         self._known: WeakValueDictionary[AttemptKey, AttemptLog] = WeakValueDictionary()
         self._reserve = Reserve(layout.root, reserve_bytes, self._shrinkable)
         self._followers: Counter[AttemptKey] = Counter()
+        self._notes: deque[Note] = deque(maxlen=NOTES_MAX)  # what readers saw first
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="logs")
         self._look_at = 0.0
         self._is_looking = False
@@ -158,7 +160,8 @@ class Watch:
         except CorpsError as error:
             return _refuse(question, error.message, "not_found"), None, ()
         seen = log.peek()
-        log.look(self._clock())
+        _, notes = log.look(self._clock())
+        self._notes.extend(notes)
         if (obstacle := log.error()) is not None:
             text = f"cannot read the log of {question.key!r}: {obstacle}"
             return _refuse(question, text, "not_found"), None, ()
@@ -200,10 +203,11 @@ class Watch:
         for key in keys:
             log = self._find(key)
             grown, said = log.look(self._clock())
+            has_grown = has_grown or grown
             notes += said
-            if grown:
-                has_grown = True
-                notes += log.enforce()
+            notes += log.enforce()  # a reader may have seen the growth first
+        while self._notes:
+            notes.append(self._notes.popleft())
         return has_grown, notes + self._reserve.check(self._clock())
 
     def _shrinkable(self) -> Iterator[tuple[int, Shrink]]:

@@ -90,9 +90,9 @@ def test_a_line_without_end_waits_for_it_and_is_not_torn(log: Log) -> None:
     assert answer.stdout.next_offset == 0
     log.say(b" a line\nnext")
     assert _text(log.ask(stderr=6)) == ["out half a line\n"]
-    assert _text(log.ask(stderr=6, partial=True)) == ["out half a line\nnext"]
+    assert _text(log.ask(stderr=6, partial=True)) == ["out half a line\n", "out next"]
     final = log.ask(stderr=6, is_over=True)
-    assert _text(final) == ["out half a line\nnext"]
+    assert _text(final) == ["out half a line\n", "out next"]
     assert final.is_final
 
 

@@ -277,18 +277,16 @@ class WorkerDriver:
     ) -> None:
         messages = tuple(map(self._verdicts.complete, messages))
         for message in messages:
+            self._watch_logs.keeper_said(message)
             match message:
                 case keeper.Listing():
                     self._totals = message.totals
                     for kept in message.attempts:
                         self._watch(kept.key, kept.pid, pidfds)
-                        if not kept.is_live:
-                            self._watch_logs.drop(kept.key)
                 case keeper.Spawned():
                     self._watch(message.key, message.pid, pidfds)
                 case keeper.Ended():
                     self._processes.drop(message.attempt.key)
-                    self._watch_logs.drop(message.attempt.key)
                 case keeper.TotalsNow():
                     self._totals = message.totals
                 case keeper.Signaled() | keeper.Refused():
@@ -298,7 +296,6 @@ class WorkerDriver:
         self.feed(self._witness.testify(messages, self._is_over))
 
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
-        self._watch_logs.add(key)
         pidfd = pidfds.pop(key, None)
         if pidfd is not None:
             self._verdicts.hold(key, pidfd)

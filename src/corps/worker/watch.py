@@ -13,12 +13,22 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import assert_never
 from weakref import WeakValueDictionary
 
 from corps.clock import Clock
 from corps.errors import CorpsError
 from corps.model.name import AttemptKey, split_attempt_key
 from corps.model.terms import LOG_DEFAULT_BYTES
+from corps.wire.keeper import (
+    Ended,
+    FromKeeper,
+    Listing,
+    Refused,
+    Signaled,
+    Spawned,
+    TotalsNow,
+)
 from corps.wire.output import Note
 from corps.wire.worker import LOG_CHUNK_MAX_BYTES, LogRead, OutputRead, ReadLog, ReadOutput
 from corps.worker.attempt_log import AttemptLog
@@ -74,25 +84,41 @@ class Watch:
         if limit_bytes != LOG_DEFAULT_BYTES:
             self._open(key, limit_bytes).remember_limit()
 
-    def add(self, key: AttemptKey) -> None:
-        """It runs: look at its output from now on."""
-        with self._lock:
-            self._limits.setdefault(key, LOG_DEFAULT_BYTES)
+    def keeper_said(self, message: FromKeeper) -> None:
+        """Look at the output of what runs. Whoever asks for another later opens it again."""
+        match message:
+            case Listing():
+                for kept in message.attempts:
+                    self._set(kept.key, is_live=kept.is_live)
+            case Spawned():
+                self._set(message.key, is_live=True)
+            case Ended():
+                self._set(message.attempt.key, is_live=False)
+            case Refused(key=str(key)):
+                self._set(key, is_live=False)
+            case Refused() | Signaled() | TotalsNow():
+                pass
+            case _:
+                assert_never(message)
 
-    def drop(self, key: AttemptKey) -> None:
-        """It is over. Whoever asks later opens it again."""
+    def _set(self, key: AttemptKey, *, is_live: bool) -> None:
         with self._lock:
+            if is_live:
+                self._limits.setdefault(key, LOG_DEFAULT_BYTES)
+                return
             self._limits.pop(key, None)
             log = self._live.pop(key, None)
         if log is not None:
             log.is_live = False
 
     def forget(self, key: AttemptKey) -> None:
-        """Its files are about to be deleted."""
-        self.drop(key)
+        """The files of its instance are about to be deleted, those of earlier attempts too."""
+        self._set(key, is_live=False)
+        instance, _ = split_attempt_key(key)
         with self._lock:
-            self._dead.pop(key, None)
-            self._known.pop(key, None)
+            for known in [known for known in self._known if known.rpartition("#")[0] == instance]:
+                self._dead.pop(known, None)
+                self._known.pop(known, None)
 
     def is_due(self) -> bool:
         return not self._is_looking and asyncio.get_running_loop().time() >= self._look_at

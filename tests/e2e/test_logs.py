@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from corps.client import OutputSlice
 from corps.model.terms import Terms
 from tests.support import compiled
 from tests.support.cluster import Cluster
+from tests.support.disks import ext4, fill
 from tests.support.waiting import until
 from tests.unit.cli.terminal import Terminal
 
@@ -50,13 +52,14 @@ PHASES, LINES = 4, 60_000
 # Writes what stdin of a person would: each argument is a step, `o TEXT`, `e TEXT`, or a file that
 # must be there before the next step.
 STEPS = r"""
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 static void put(int fd, const char *text) {
-    if (write(fd, text, strlen(text)) < 0) _exit(9);
+    if (write(fd, text, strlen(text)) < 0) _exit(errno);
 }
 int main(int argc, char **argv) {
     for (int n = 1; n < argc; n++) {
@@ -259,6 +262,64 @@ def test_a_log_is_capped_and_its_offsets_stay(logs: Cluster, tmp_path: Path) -> 
     assert out.read_text().splitlines() == lines
     assert _lines(logs, id, "-n", "2") == lines[-2:]
     assert set((tmp_path / "out").read_text().splitlines()[:-1]) <= {"0123456789abcde"}
+
+
+# ---- a full disk
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Cluster]:
+    """A worker whose state is on a disk of 96 MiB, of which it keeps 8 free."""
+    made = Cluster(tmp_path)
+    with ext4(tmp_path / "image", made.settings.worker_dir("w1"), 96):
+        try:
+            made.start_master()
+            made.start_worker("w1", "--disk-reserve", "8M")
+            made.wait_state(w1="ready")
+            made.copy(compiled.compile_c(tmp_path / "c", "steps", STEPS))
+            yield made
+        finally:
+            made.end()
+
+
+def test_an_app_cannot_fill_the_disk_with_output(small: Cluster) -> None:
+    id = _steps(small, f"b {16 << 20}", "o end")  # 256 MiB
+    death = small.wait_dead(id, 60).death
+    assert death is not None and (death.kind, death.code) == ("exited", 0)
+    assert _lines(small, id, "-n", "1") == ["end"]
+    done = small.corps("logs", id)
+    assert "bytes are gone: given up for the disk's reserve" in done.stderr
+    assert set(done.stdout.splitlines()[:-1]) == {"0123456789abcde"}
+    again = _steps(small, "o again")
+    assert small.wait_dead(again).death is not None
+    assert _lines(small, again) == ["again"]
+
+
+def test_on_a_full_disk_statuses_are_exact_and_nothing_new_starts(
+    small: Cluster, tmp_path: Path
+) -> None:
+    go, disk = tmp_path / "go", small.settings.worker_dir("w1")
+    silent = _steps(small, f"w {go}")
+    writer = _steps(small, f"w {go}", "b 100000")
+    filler = fill(disk, 0)
+    until(lambda: [row["subject"] for row in _events(small, "disk-low")] == ["w1"])
+    go.touch()
+    death = small.wait_dead(silent).death
+    assert death is not None and (death.kind, death.code) == ("exited", 0)
+    death = small.wait_dead(writer).death
+    assert death is not None and (death.kind, death.code) == ("exited", errno.ENOSPC)
+    done = small.corps("launch", "steps", check=False)
+    assert done.returncode == 1
+    assert "is nearly full: " in done.stderr and "say --disk-reserve" in done.stderr
+    done = small.corps("copy", "/bin/true", check=False)
+    assert done.returncode != 0 and "is nearly full: " in done.stdout + done.stderr
+    assert small.returncode("w1") is None
+    filler.unlink()
+    until(lambda: [row["subject"] for row in _events(small, "disk-ok")] == ["w1"])
+    id = _steps(small, "o fine")
+    assert small.wait_dead(id).death is not None
+    assert _lines(small, id) == ["fine"]
+    assert len(_events(small, "disk-low")) == len(_events(small, "disk-ok")) == 1
 
 
 # ---- nothing lost, nothing doubled

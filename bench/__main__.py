@@ -159,6 +159,7 @@ def main() -> None:
     idle()
     crashes()
     many_beats()
+    logs.run(record)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     build = Path("build")
     build.mkdir(exist_ok=True)

@@ -264,6 +264,27 @@ def test_a_log_is_capped_and_its_offsets_stay(logs: Cluster, tmp_path: Path) -> 
     assert set((tmp_path / "out").read_text().splitlines()[:-1]) <= {"0123456789abcde"}
 
 
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "hard link"])
+def test_what_was_planted_as_a_log_is_not_written_to(
+    logs: Cluster, tmp_path: Path, kind: str
+) -> None:
+    app, number = _steps(logs, "o where am I", on="w1").rsplit(".", 1)
+    home = logs.settings.worker_dir("w1") / "instances" / f"{app}.{int(number) + 1}"
+    home.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    if kind == "fifo":
+        os.mkfifo(home / "1.stdout")
+    elif kind == "symlink":
+        (home / "1.stdout").symlink_to(precious)
+    else:
+        (home / "1.stdout").hardlink_to(precious)
+    row = logs.launch_one("steps", "o overwritten", on="w1")
+    assert row.id == home.name
+    assert row.death is not None and (row.death.kind, row.death.stage) == ("spawn_failed", "log")
+    assert precious.read_text() == "precious"
+
+
 # ---- a full disk
 
 

@@ -118,12 +118,14 @@ class AttemptLog:
 
     def peek(self) -> tuple[int, ...]:
         """Cheap, and takes no lock: another value means that there is something new."""
-        return tuple(
-            -1 if stream.fd is None else os.fstat(stream.fd).st_size for stream in self._streams
-        )
+        with contextlib.suppress(OSError):  # then the next look tells
+            return tuple(
+                -1 if stream.fd is None else os.fstat(stream.fd).st_size for stream in self._streams
+            )
+        return ()
 
     def look(self, now: float) -> tuple[bool, list[Note]]:
-        """See how far the streams have come. Whether they grew, and what else happened."""
+        """See how far the streams have come. Whether they grew, and what else happened. OSError."""
         with self._lock:
             at = int(now * MICROSECONDS)
             notes: list[Note] = []

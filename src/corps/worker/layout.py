@@ -59,6 +59,14 @@ class Layout:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self.home(key)}/{name}")
 
+    def disk_bytes(self, key: AttemptKey) -> int:
+        """What the logs of an attempt take."""
+        size_bytes = 0
+        for stream in STREAMS:
+            with contextlib.suppress(OSError):
+                size_bytes += os.lstat(f"{self.stem(key)}.{stream}").st_blocks * 512
+        return size_bytes
+
     def attempts(self) -> Iterator[AttemptKey]:
         """Every attempt that has a log here, dead ones too."""
         with contextlib.suppress(OSError):

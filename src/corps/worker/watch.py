@@ -7,6 +7,7 @@ a gigabyte keeps no heartbeat back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections import Counter, OrderedDict, deque
@@ -17,7 +18,7 @@ from typing import assert_never
 from weakref import WeakValueDictionary
 
 from corps.clock import Clock
-from corps.errors import CorpsError
+from corps.errors import CorpsError, NotFound
 from corps.model.name import AttemptKey, split_attempt_key
 from corps.model.terms import LOG_DEFAULT_BYTES
 from corps.wire.keeper import (
@@ -40,6 +41,7 @@ LOOK_EVERY_S = 0.1
 QUIET_EVERY_S = 0.5
 IDLE_EVERY_S = 2.0
 LOOK_SHARE = 20  # a look that takes long is taken that much less often
+PAUSE_MAX_S = 1.0
 POLL_S = 0.05
 OPEN_MAX = 64  # logs of the dead that stay open for the next question
 NOTES_MAX = 100
@@ -47,6 +49,7 @@ FOLLOWERS_MAX = 256
 FOLLOWERS_OF_ONE_MAX = 64
 
 Question = ReadLog | ReadOutput
+_log = logging.getLogger("corps.worker")
 
 
 class Watch:
@@ -68,6 +71,7 @@ class Watch:
         self._reserve = Reserve(layout.root, reserve_bytes, self._shrinkable)
         self._followers: Counter[AttemptKey] = Counter()
         self._notes: deque[Note] = deque(maxlen=NOTES_MAX)  # what readers saw first
+        self._complained: dict[AttemptKey, None] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="logs")
         self._look_at = 0.0
         self._is_looking = False
@@ -135,7 +139,8 @@ class Watch:
         every_s = LOOK_EVERY_S if has_grown or self.refusal else QUIET_EVERY_S
         if not self._limits:
             every_s = IDLE_EVERY_S
-        self._look_at = begin + max(every_s, LOOK_SHARE * (loop.time() - begin))
+        pause_s = min(LOOK_SHARE * (loop.time() - begin), PAUSE_MAX_S)
+        self._look_at = begin + max(every_s, pause_s)
         return notes
 
     async def read(self, question: Question) -> LogRead | OutputRead:
@@ -183,20 +188,25 @@ class Watch:
     ) -> tuple[LogRead | OutputRead, AttemptLog | None, tuple[int, ...]]:
         try:
             log = self._find(question.key)
+            seen = log.peek()
+            _, notes = log.look(self._clock())
+            self._notes.extend(notes)
+            if (obstacle := log.error()) is not None:
+                raise obstacle
+            self._check_there(log, question.key, running=running)
+            if isinstance(question, ReadOutput):
+                return merge(log, question, is_over=not running), log, seen
+            return _read_stream(log, question, is_over=not running), log, seen
         except CorpsError as error:
-            return _refuse(question, error.message, "not_found"), None, ()
-        seen = log.peek()
-        _, notes = log.look(self._clock())
-        self._notes.extend(notes)
-        if (obstacle := log.error()) is not None:
-            text = f"cannot read the log of {question.key!r}: {obstacle}"
+            return _refuse(question, error.message, error.code), None, ()
+        except OSError as error:
+            text = f"cannot read the log of {question.key!r}: {error}"
             return _refuse(question, text, "not_found"), None, ()
-        if not log.exists and not running and not os.path.isdir(self._layout.home(question.key)):
-            text = f"there is no log of {question.key!r} on this worker"
-            return _refuse(question, text, "not_found"), None, ()
-        if isinstance(question, ReadOutput):
-            return merge(log, question, is_over=not running), log, seen
-        return _read_stream(log, question, is_over=not running), log, seen
+
+    def _check_there(self, log: AttemptLog, key: AttemptKey, *, running: bool) -> None:
+        """Raise NotFound unless it is there, or only not there yet, or nothing ever ran."""
+        if not log.exists and not running and not os.path.isdir(self._layout.home(key)):
+            raise NotFound(f"there is no log of {key!r} on this worker")
 
     def _find(self, key: AttemptKey) -> AttemptLog:
         """The one object of an attempt, as long as anybody holds it."""
@@ -227,22 +237,43 @@ class Watch:
         with self._lock:
             keys = list(self._limits)
         for key in keys:
-            log = self._find(key)
-            grown, said = log.look(self._clock())
-            has_grown = has_grown or grown
-            notes += said
-            notes += log.enforce()  # a reader may have seen the growth first
+            try:
+                log = self._find(key)
+                grown, said = log.look(self._clock())
+                notes += said
+                notes += log.enforce()  # a reader may have seen the growth first
+            except OSError as error:  # of a failing disk: the next look may do better
+                self._complain(key, error)
+            else:
+                has_grown = has_grown or grown
         while self._notes:
             notes.append(self._notes.popleft())
         return has_grown, notes + self._reserve.check(self._clock())
 
     def _shrinkable(self) -> Iterator[tuple[int, Shrink]]:
-        """Every log on this worker, of the dead too."""
+        """Every log on this worker that is worth it, of the dead too."""
         for key in self._layout.attempts():
+            size_bytes = self._layout.disk_bytes(key)
+            if size_bytes > 2 * FLOOR_BYTES:
+                yield size_bytes, partial(self._shrink, key)
+
+    def _shrink(self, key: AttemptKey) -> int:
+        try:
             log = self._find(key)
-            log.look(self._clock())
-            if log.disk_bytes() > 2 * FLOOR_BYTES:
-                yield log.disk_bytes(), partial(log.shrink, FLOOR_BYTES)
+            _, notes = log.look(self._clock())
+            self._notes.extend(notes)
+            return log.shrink(FLOOR_BYTES)
+        except OSError as error:
+            self._complain(key, error)
+            return 0
+
+    def _complain(self, key: AttemptKey, error: OSError) -> None:
+        """Once a log: it would be said ten times a second."""
+        if key not in self._complained:
+            self._complained[key] = None
+            _log.warning("the log of %s: %s", key, error)
+            if len(self._complained) > NOTES_MAX:
+                self._complained.clear()
 
 
 def _read_stream(log: AttemptLog, question: ReadLog, *, is_over: bool) -> LogRead:

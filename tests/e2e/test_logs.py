@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from corps.client import OutputSlice
-from corps.model.terms import Terms
+from corps.model.terms import Restart, Terms
 from tests.support import compiled
 from tests.support.cluster import Cluster
 from tests.support.disks import ext4, fill
@@ -204,6 +204,19 @@ def test_an_attempt_that_never_was_is_not_found(logs: Cluster) -> None:
     assert _lines(logs, id, "--attempt", "1") == ["once"]
     done = logs.corps("logs", id, "--attempt", "2", check=False)
     assert (done.returncode, done.stderr) == (4, f"corps: no attempt 2 of '{id}': it is at 1\n")
+
+
+def test_following_goes_on_with_the_next_attempt(logs: Cluster, tmp_path: Path) -> None:
+    id = _steps(logs, "o hello", restart=Restart.ALWAYS)
+    out = tmp_path / "out"
+    with _follower(logs, out, id) as follower:
+        until(lambda: out.read_bytes().count(b"hello\n") >= 3)
+        logs.client.kill((id,))
+        assert follower.wait(20) == 0
+    attempt = logs.get(id).attempt
+    assert out.read_bytes() == b"hello\n" * attempt
+    for number in range(1, attempt + 1):
+        assert _lines(logs, id, "--attempt", str(number)) == ["hello"]
 
 
 # ---- what apps do to their logs

@@ -83,8 +83,12 @@ class Watch:
 
     def expect(self, key: AttemptKey, limit_bytes: int) -> None:
         """It is about to be spawned. An unusual limit is remembered for the next life. OSError."""
+        instance = key.rpartition("#")[0]
         with self._lock:
             self._limits[key] = limit_bytes
+            # Of earlier attempts the oldest are deleted now: held open they would keep their room.
+            for dead in [dead for dead in self._dead if dead.rpartition("#")[0] == instance]:
+                del self._dead[dead]
         if limit_bytes != LOG_DEFAULT_BYTES:
             self._open(key, limit_bytes).remember_limit()
 

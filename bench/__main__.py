@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, crash_loop, gated, limits
+from bench import beats, crash_loop, gated, limits, logs
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -159,6 +159,7 @@ def main() -> None:
     idle()
     crashes()
     many_beats()
+    logs.run(record)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     build = Path("build")
     build.mkdir(exist_ok=True)

@@ -18,12 +18,14 @@ CONFIG_MAX_BYTES = 1 << 20
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting and its default. `server` None: the master of `dir`."""
+    """Every setting and its default. `server` None: the master of `dir`. `disk_reserve_bytes`
+    None: the smaller of 5 % of the disk and 1 GiB."""
 
     dir: str = ""
     server: str | None = None
     listen: str = "127.0.0.1:7077"
     heartbeat_s: float = 1.0
+    disk_reserve_bytes: int | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -58,6 +60,8 @@ def load_settings(**flags: str | float | None) -> Settings:
             f"heartbeat_s is {settings.heartbeat_s}: from {HEARTBEAT_MIN_S} to {HEARTBEAT_MAX_S}",
             field="heartbeat_s",
         )
+    if settings.disk_reserve_bytes is not None and settings.disk_reserve_bytes < 0:
+        raise Invalid("disk_reserve_bytes is below 0", field="disk_reserve_bytes")
     if "\0" in settings.dir:
         raise Invalid("the state directory has a NUL character", field="dir")
     return settings

@@ -72,15 +72,15 @@ def ask(question: str) -> None:
         raise Failed("nothing done")
 
 
-def persist(read: Callable[[], T]) -> T:
-    """What `read` returns, repeated while master or worker is away, no longer than AWAY_MAX_S."""
+def persist(read: Callable[[], T], away_max_s: float = AWAY_MAX_S) -> T:
+    """What `read` returns, repeated while master or worker is away, no longer than that."""
     clock = Clock()
     deadline: float | None = None
     while True:
         try:
             return read()
         except Unavailable:
-            deadline = deadline or clock() + AWAY_MAX_S
+            deadline = deadline or clock() + away_max_s
             if clock() > deadline:
                 raise
         time.sleep(AGAIN_S)

@@ -127,9 +127,14 @@ def bug(error: Exception) -> int:
     return CorpsError.exit_code
 
 
+def takes_colours() -> bool:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
+
+
 def in_colour(text: str, number: int) -> str:
     """`text` in one of six colours when stdout takes colours."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not takes_colours():
         return text
     return f"\x1b[{31 + number % 6}m{text}\x1b[0m"
 

@@ -11,6 +11,7 @@ from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
 from corps.wire.keeper import FromKeeper, ToKeeper
+from corps.wire.output import Note
 from corps.wire.worker import (
     FromWorker,
     Installed,
@@ -161,6 +162,12 @@ class Peaks(Event, frozen=True):
     peaks: tuple[tuple[AttemptKey, int], ...]
 
 
+class Noticed(Event, frozen=True):
+    """The driver saw something that operators should hear of."""
+
+    notes: tuple[Note, ...]
+
+
 WorkerEvent: TypeAlias = (
     Tick
     | Linked
@@ -171,6 +178,7 @@ WorkerEvent: TypeAlias = (
     | Performed
     | SpawnBlocked
     | Peaks
+    | Noticed
 )
 
 

@@ -35,6 +35,8 @@ from corps.wire.worker import (
     InstallFailed,
     Inventory,
     LogRead,
+    Noted,
+    OutputRead,
     Progress,
     Remove,
     Removed,
@@ -143,7 +145,9 @@ class MasterCore:
                 self._forget(worker, message)
             case SignalDone():
                 self._orders.signaled(worker, message)
-            case Heartbeat() | Sampled() | LogRead() | Hello() | Inventory():
+            case Noted():
+                self._observer.noted(worker, message.notes)
+            case Heartbeat() | Sampled() | LogRead() | OutputRead() | Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)

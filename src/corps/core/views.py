@@ -36,15 +36,15 @@ from corps.wire.worker import LiveUsage
 
 
 @overload
-def rfc3339(at: float) -> str: ...
+def rfc3339(at: float, timespec: str = ...) -> str: ...
 @overload
-def rfc3339(at: None) -> None: ...
-def rfc3339(at: float | None) -> str | None:
+def rfc3339(at: None, timespec: str = ...) -> None: ...
+def rfc3339(at: float | None, timespec: str = "milliseconds") -> str | None:
     """Unix seconds -> `2026-11-23T13:28:00.123Z`: formats a given time, reads no clock."""
     if at is None:
         return None
     moment = datetime.datetime.fromtimestamp(at, tz=datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def view_instance(instance: Instance, live: LiveUsage | None = None) -> InstanceView:

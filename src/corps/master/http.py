@@ -21,8 +21,8 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import Parameter
 
 from corps.core.events import ArtifactFacts, Commanded
-from corps.errors import ERRORS, Conflict, CorpsError, Invalid, NotFound
-from corps.master import queries
+from corps.errors import ERRORS, Conflict, CorpsError, NotFound
+from corps.master import logs, queries
 from corps.master.driver import MasterDriver
 from corps.master.stories import WHY_MAX, tell_why
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
@@ -34,13 +34,14 @@ from corps.model.view import (
     CopyView,
     EventView,
     InstanceView,
+    OutputView,
     StatusView,
     WhyView,
     WorkerUsageView,
     WorkerView,
 )
 from corps.store.blobs import BlobStore
-from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog
+from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
@@ -170,19 +171,50 @@ async def log(  # noqa: PLR0913, PLR0917 - one parameter for each of the query
 ) -> Response[bytes]:
     driver = _of(state).driver
     await driver.settled()
-    if not -(1 << 62) < offset < 1 << 62:
-        raise Invalid(f"no offset {offset} in any log", field="offset")
     question = ReadLog(
         ask=0, key="", stream=stream, offset=offset, limit_bytes=limit_bytes, wait_s=wait_s
     )
-    answer = await queries.read_log(driver, id, question, attempt)
+    answer = await logs.read_log(driver, id, question, attempt)
     headers = {
         "X-Corps-Offset": str(answer.offset),
         "X-Corps-Next-Offset": str(answer.offset + len(answer.data)),
         "X-Corps-Size": str(answer.size_bytes),
         "X-Corps-Final": "1" if answer.is_final else "0",
+        "X-Corps-First": str(answer.first),
+        **({} if answer.why is None else {"X-Corps-Gone": answer.why}),
     }
     return Response(answer.data, headers=headers, media_type="application/octet-stream")
+
+
+@get("/v1/instances/{id:str}/output", summary="Both streams of an app, in the order of time")
+async def output(  # noqa: PLR0913, PLR0917 - one parameter for each of the query
+    state: State,
+    id: str,
+    stream: str | None = None,
+    attempt: int | None = None,
+    stdout: int = 0,
+    stderr: int = 0,
+    since: float | None = None,
+    back_bytes: int | None = None,
+    limit_bytes: int = LOG_CHUNK_MAX_BYTES,
+    wait_s: float = 0.0,
+    partial: bool = False,
+) -> OutputView:
+    driver = _of(state).driver
+    await driver.settled()
+    question = ReadOutput(
+        ask=0,
+        key="",
+        stream=stream,
+        stdout=stdout,
+        stderr=stderr,
+        since=since,
+        back_bytes=back_bytes,
+        limit_bytes=limit_bytes,
+        wait_s=wait_s,
+        partial=partial,
+    )
+    return await logs.read_output(driver, id, question, attempt)
 
 
 @post("/v1/shutdown", status_code=200, summary="End workers, then this master")
@@ -274,6 +306,7 @@ def make_app(master: Master) -> Litestar:
             artifacts,
             progress,
             log,
+            output,
             shutdown,
         ],
         state=State({"master": master}),

@@ -15,11 +15,10 @@ from corps.core.views import (
     view_usage,
     view_worker,
 )
-from corps.errors import Invalid, NotFound, Unavailable
 from corps.master.driver import ASK_DEADLINE_S, MasterDriver
 from corps.model.command import Copied
 from corps.model.instance import Instance, RssSource, Usage
-from corps.model.name import AttemptKey, InstanceId, WorkerName, attempt_key, did_you_mean
+from corps.model.name import AttemptKey, WorkerName
 from corps.model.view import (
     AuditView,
     EventView,
@@ -29,18 +28,14 @@ from corps.model.view import (
     WorkerView,
 )
 from corps.wire.worker import (
-    LOG_CHUNK_MAX_BYTES,
     FromWorker,
     LiveUsage,
-    LogRead,
-    ReadLog,
     Sample,
     Sampled,
 )
 
 EVENTS_PAGE_MAX = 1_000
 WAIT_MAX_S = 60.0
-STREAMS = ("stdout", "stderr")
 
 
 def workers(driver: MasterDriver) -> list[WorkerView]:
@@ -121,45 +116,6 @@ def audit(driver: MasterDriver, targets: Sequence[str], since: float) -> list[Au
         if instance.started_at is not None and instance.started_at >= since:
             rows.append((instance.started_at, _run_row(instance, driver.clock())))
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
-
-
-async def read_log(
-    driver: MasterDriver, id: InstanceId, question: ReadLog, attempt: int | None
-) -> LogRead:
-    """One piece of a log. Raise Unavailable when the worker that has it cannot be asked."""
-    instance = driver.core.cluster.instances.get(id)
-    if instance is None:
-        known = driver.core.cluster.instances
-        raise NotFound(f"no instance {id[:80]!r}{did_you_mean(id, known)}", instance=id)
-    if question.stream not in STREAMS:
-        raise Invalid(f"no stream {question.stream[:20]!r}: stdout or stderr", field="stream")
-    if not 0 < question.limit_bytes <= LOG_CHUNK_MAX_BYTES:
-        raise Invalid(f"limit_bytes: from 1 to {LOG_CHUNK_MAX_BYTES}", field="limit_bytes")
-    key: AttemptKey = attempt_key(id, instance.attempt if attempt is None else attempt)
-    wait_s = min(max(question.wait_s, 0.0), WAIT_MAX_S)
-    parts = await driver.ask(
-        instance.worker,
-        lambda ask: ReadLog(
-            ask=ask,
-            key=key,
-            stream=question.stream,
-            offset=question.offset,
-            limit_bytes=question.limit_bytes,
-            wait_s=wait_s,
-        ),
-        wait_s + ASK_DEADLINE_S,
-    )
-    if not parts:
-        state = driver.core.cluster.workers[instance.worker].state
-        raise Unavailable(
-            f"the log of {id!r} is on worker {instance.worker!r}, which does not answer ({state}): "
-            "it is kept there, try again when the worker is back"
-        )
-    answer = parts[0]
-    assert isinstance(answer, LogRead)
-    if answer.error is not None:
-        raise NotFound(answer.error, instance=id)
-    return answer
 
 
 async def _worker_usage(driver: MasterDriver, name: WorkerName) -> WorkerUsageView:

@@ -12,6 +12,7 @@ import msgspec
 
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
+from corps.wire.output import Note, OutputEnd, OutputGone, OutputPiece
 
 INVENTORY_BATCH = 500
 LOG_CHUNK_MAX_BYTES = 256 << 10
@@ -150,7 +151,10 @@ class Sampled(Message, frozen=True, kw_only=True):
 
 
 class LogRead(Message, frozen=True, kw_only=True):
-    """Answer to ReadLog. `size_bytes` is the log's size now; `is_final`: nobody writes any more."""
+    """Answer to ReadLog. `size_bytes` is the log's size now; `is_final`: nobody writes any more.
+
+    `first` is the first byte that can still be read, `why` what took those before it.
+    """
 
     ask: int
     offset: int
@@ -158,6 +162,28 @@ class LogRead(Message, frozen=True, kw_only=True):
     size_bytes: int
     is_final: bool
     error: str | None = None
+    first: int = 0
+    why: str | None = None
+    code: str = "not_found"
+
+
+class OutputRead(Message, frozen=True, kw_only=True):
+    """Answer to ReadOutput. `error` with its `code` when nothing could be read."""
+
+    ask: int
+    pieces: tuple[OutputPiece, ...] = ()
+    stdout: OutputEnd = OutputEnd(next_offset=0, size_bytes=0)
+    stderr: OutputEnd = OutputEnd(next_offset=0, size_bytes=0)
+    gone: tuple[OutputGone, ...] = ()
+    is_final: bool = False
+    error: str | None = None
+    code: str = "not_found"
+
+
+class Noted(Message, frozen=True, kw_only=True):
+    """What operators should hear as events."""
+
+    notes: tuple[Note, ...]
 
 
 FromWorker: TypeAlias = (
@@ -173,6 +199,8 @@ FromWorker: TypeAlias = (
     | SignalDone
     | Sampled
     | LogRead
+    | OutputRead
+    | Noted
 )
 
 
@@ -260,6 +288,25 @@ class ReadLog(Message, frozen=True, kw_only=True):
     wait_s: float = 0.0
 
 
+class ReadOutput(Message, frozen=True, kw_only=True):
+    """Ask for both streams, or one, in the order of time, from these offsets on.
+
+    `since` starts no earlier than at the last mark before that time, `back_bytes` no earlier than
+    so many bytes before the end. A line that is not complete yet waits unless `partial`.
+    """
+
+    ask: int
+    key: AttemptKey
+    stream: str | None = None
+    stdout: int = 0
+    stderr: int = 0
+    since: float | None = None
+    back_bytes: int | None = None
+    limit_bytes: int = LOG_CHUNK_MAX_BYTES
+    wait_s: float = 0.0
+    partial: bool = False
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """End the keeper, which must have no children left, and the worker daemon."""
 
@@ -277,5 +324,6 @@ ToWorker: TypeAlias = (
     | Uninstall
     | Sample
     | ReadLog
+    | ReadOutput
     | Shutdown
 )

@@ -14,7 +14,7 @@ from typing import NamedTuple, assert_never
 from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
-from corps.errors import CorpsError, error_of
+from corps.errors import CorpsError, Unavailable, error_of
 from corps.model.instance import InstanceState, Launchable
 from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instance_id
 from corps.store.blobs import BlobStore
@@ -23,17 +23,17 @@ from corps.wire import keeper, worker
 from corps.worker.facts import WorkerFile, save_worker_file
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
-from corps.worker.logs import Layout, read_log
+from corps.worker.layout import Layout
 from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
+from corps.worker.watch import Watch
 from corps.worker.witness import Witness
 
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
 PROGRESS_EVERY_S = 0.25
 SAMPLES_A_MESSAGE = 1_000
-FOLLOWERS_MAX = 256
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -48,6 +48,7 @@ class Home(NamedTuple):
     file: WorkerFile
     blobs: BlobStore
     trees: Trees
+    disk_reserve_bytes: int | None = None
 
 
 class WorkerDriver:
@@ -63,10 +64,10 @@ class WorkerDriver:
         self._processes = Processes()
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
         self._witness = Witness(self._layout, self._trees, clock)
+        self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._followers = 0
         self._is_leaving = False
         self._peaks_at = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -95,7 +96,7 @@ class WorkerDriver:
             match message:
                 case worker.Sample():
                     self._sample(message)
-                case worker.ReadLog():
+                case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
                 case _:
                     orders.append(message)
@@ -112,6 +113,8 @@ class WorkerDriver:
             self._witness.tick()
         if peaks := self._processes.peaks(whole=whole):
             self.feed(ev.Peaks(peaks))
+        if self._watch_logs.is_due():
+            self._spawn_task(self._look_at_logs())
 
     async def close(self) -> None:
         """The daemon ends, the keeper and the apps go on."""
@@ -124,6 +127,7 @@ class WorkerDriver:
         self._processes.close()
         self._verdicts.close()
         self._witness.close()
+        self._watch_logs.close()
 
     # ---- effects
 
@@ -151,6 +155,9 @@ class WorkerDriver:
                 assert_never(effect)
 
     def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
+        if self._watch_logs.refusal is not None:
+            self._block(key, "log", errno.ENOSPC, self._watch_logs.refusal)
+            return
         stage = "files"
         try:
             paths = self._trees.launch_paths(launch.digest)
@@ -158,6 +165,7 @@ class WorkerDriver:
             terms = spawn_terms(launch.terms)
             stage = "log"
             work = self._layout.make(key)
+            self._watch_logs.expect(key, launch.terms.log_max_bytes)
         except CorpsError as error:
             self._block(key, stage, errno.ENOENT, error.message)
             return
@@ -215,6 +223,8 @@ class WorkerDriver:
                 self._loop.call_soon_threadsafe(self.tell, message)
 
         try:
+            if self._watch_logs.refusal is not None:
+                raise Unavailable(self._watch_logs.refusal)
             report = await asyncio.to_thread(
                 install, digest, self.dial, self._blobs, self._trees, on_progress
             )
@@ -246,6 +256,7 @@ class WorkerDriver:
 
     async def _remove_files(self, keys: tuple[AttemptKey, ...]) -> None:
         for key in keys:
+            self._watch_logs.forget(key)
             home = self._layout.home(key)
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
         self.feed(ev.Performed(worker.Removed(keys=keys)))
@@ -266,6 +277,7 @@ class WorkerDriver:
     ) -> None:
         messages = tuple(map(self._verdicts.complete, messages))
         for message in messages:
+            self._watch_logs.keeper_said(message)
             match message:
                 case keeper.Listing():
                     self._totals = message.totals
@@ -315,17 +327,12 @@ class WorkerDriver:
                 worker.Sampled(ask=question.ask, live=part, totals=self._totals, is_last=is_last)
             )
 
-    async def _read_log(self, question: worker.ReadLog) -> None:
-        if self._followers >= FOLLOWERS_MAX:
-            self.tell(_busy(question))
-            return
-        self._followers += 1
-        try:
-            self.tell(
-                await read_log(self._layout, question, lambda: self._is_running(question.key))
-            )
-        finally:
-            self._followers -= 1
+    async def _read_log(self, question: worker.ReadLog | worker.ReadOutput) -> None:
+        self.tell(await self._watch_logs.read(question))
+
+    async def _look_at_logs(self) -> None:
+        if notes := await self._watch_logs.look():
+            self.feed(ev.Noticed(tuple(notes)))
 
     def _is_running(self, key: AttemptKey) -> bool:
         report = self.core.report(key)
@@ -344,13 +351,6 @@ class WorkerDriver:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not self.over.done():
             self.over.set_exception(error)
-
-
-def _busy(question: worker.ReadLog) -> worker.LogRead:
-    text = f"{FOLLOWERS_MAX} others read logs of this worker now: try again"
-    return worker.LogRead(
-        ask=question.ask, offset=0, data=b"", size_bytes=0, is_final=False, error=text
-    )
 
 
 def _no_master() -> socket.socket:

@@ -9,7 +9,6 @@ import random
 import resource
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -61,18 +60,20 @@ def run(
         start_log()
         _raise_descriptor_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(directory, name, labels, address))
+            runner.run(_run(settings, name, labels, address))
 
 
 async def _run(
-    directory: Path, name: str, labels: dict[str, str], address: tuple[str, int]
+    settings: Settings, name: str, labels: dict[str, str], address: tuple[str, int]
 ) -> None:
+    directory = settings.worker_dir(name)
     file = load_worker_file(directory)
     hello = make_hello(name, labels, file)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
-    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees), Clock())
+    home = Home(directory, name, file, blobs, trees, settings.disk_reserve_bytes)
+    driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -11,7 +11,7 @@ import click
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import verb
-from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S
+from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S, SAMPLE_MAX_S
 from corps.errors import Conflict, Invalid
 from corps.model.selector import check_label
 from corps.net.address import parse_address
@@ -36,6 +36,7 @@ class WorkerOptions(TypedDict):
     labels: tuple[str, ...]
     insecure_network: bool
     heartbeat: float | None
+    sample: float | None
 
 
 @verb("master")
@@ -67,6 +68,12 @@ def master(
 @click.option("--name", metavar="N", help="What to be called; else the name it had, or a new one.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="For selectors.")
 @heartbeat_option
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, SAMPLE_MAX_S),
+    metavar="S",
+    help="Seconds between samples of usage, 5 unless said; 0: none.",
+)
 @insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
@@ -82,7 +89,7 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     from corps.worker.main import run  # noqa: PLC0415  # what only the worker costs
 
     run(
-        operator.load(heartbeat_s=options["heartbeat"]),
+        operator.load(heartbeat_s=options["heartbeat"], sample_s=options["sample"]),
         master=options["master"],
         name=options["name"],
         labels=labels,

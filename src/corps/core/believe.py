@@ -24,6 +24,7 @@ from corps.model.instance import (
     Usage,
     Vanished,
 )
+from corps.model.series import Measured
 from corps.wire.worker import Report
 
 TIME_MAX_S = 100_000_000_000.0  # the year 5138: later ones datetime may refuse
@@ -78,7 +79,21 @@ def report(said: Report) -> Report | None:
         enforced=_enforced(said.enforced),
         evidence=None if said.evidence is None or not is_dead else evidence(said.evidence),
         fetched_bytes=None if said.fetched_bytes is None else count(said.fetched_bytes),
+        measured=None if said.measured is None or not is_dead else measured(said.measured),
     )
+
+
+def measured(said: Measured) -> Measured | None:
+    """None when a time or duration in it cannot be; counts within bounds."""
+    times = (moment(said.at), seconds(said.cpu_user_s), seconds(said.cpu_system_s))
+    if any(time is None for time in times):
+        return None
+    counts = {
+        name: count(value)
+        for name, value in msgspec.structs.asdict(said).items()
+        if isinstance(value, int)
+    }
+    return msgspec.structs.replace(said, **counts)
 
 
 def evidence(said: Evidence) -> Evidence | None:

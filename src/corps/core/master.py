@@ -39,6 +39,7 @@ from corps.wire.worker import (
     Remove,
     Removed,
     Sampled,
+    SeriesRead,
     SignalDone,
     Uninstalled,
 )
@@ -143,7 +144,7 @@ class MasterCore:
                 self._forget(worker, message)
             case SignalDone():
                 self._orders.signaled(worker, message)
-            case Heartbeat() | Sampled() | LogRead() | Hello() | Inventory():
+            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)

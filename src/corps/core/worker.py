@@ -150,7 +150,7 @@ class WorkerCore:
             case worker.Shutdown():
                 self._effect(Instruct(keeper.Quit()))
                 self._effect(Leave(None, "the master ended this worker"))
-            case worker.Sample() | worker.ReadLog():
+            case worker.Sample() | worker.ReadSeries() | worker.ReadLog():
                 pass  # the driver answers questions
             case _:
                 assert_never(message)

@@ -37,7 +37,7 @@ from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
 from corps.store.records import RecordStore
-from corps.wire.worker import FromWorker, LogRead, Sampled, ToWorker
+from corps.wire.worker import FromWorker, LogRead, Sampled, SeriesRead, ToWorker
 
 TICK_S = 0.05
 RECENT_EVENTS = 1_000
@@ -155,13 +155,13 @@ class MasterDriver:
 
     def answered(self, message: FromWorker) -> None:
         """Hand an answer to whoever asked."""
-        if isinstance(message, Sampled | LogRead):
+        if isinstance(message, Sampled | SeriesRead | LogRead):
             question = self._questions.get(message.ask)
             if question is None:
                 return
             future, parts = question
             parts.append(message)
-            is_last = not isinstance(message, Sampled) or message.is_last
+            is_last = isinstance(message, LogRead) or message.is_last
             if is_last and not future.done():
                 future.set_result(message)
 

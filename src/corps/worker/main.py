@@ -61,18 +61,19 @@ def run(
         start_log()
         _raise_descriptor_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(directory, name, labels, address))
+            runner.run(_run(directory, settings.sample_s, (name, labels), address))
 
 
 async def _run(
-    directory: Path, name: str, labels: dict[str, str], address: tuple[str, int]
+    directory: Path, sample_s: float, who: tuple[str, dict[str, str]], address: tuple[str, int]
 ) -> None:
+    name, labels = who
     file = load_worker_file(directory)
     hello = make_hello(name, labels, file)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
-    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees), Clock())
+    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees, sample_s), Clock())
     driver.dial = functools.partial(_connect, address)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

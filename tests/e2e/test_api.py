@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from corps.client import connect_unix
 from corps.config import Settings
+from corps.net.unix_http import connect_unix
 from tests.support.cluster import Cluster
 
 JSON = {"Content-Type": "application/json"}

@@ -117,7 +117,7 @@ def view_samples(points: Sequence[Point], started_at: float | None) -> tuple[Sam
     return tuple(
         SampleView(
             at=rfc3339(point.at),
-            cpu_percent=percent,
+            cpu_percent=None if percent is None else round(percent, 2),
             rss_bytes=point.rss_mean_bytes,
             rss_max_bytes=point.rss_max_bytes,
             threads=point.threads,

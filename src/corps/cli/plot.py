@@ -6,7 +6,6 @@ Blocks of an eighth where the terminal's character set has them, else `#`.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -61,11 +60,11 @@ def _columns(series: Series, width: int) -> list[float | None]:
     begin, end = series[0][0], series[-1][0]
     if len(series) == 1 or end <= begin:
         return [series[-1][1]]
-    columns: list[float | None] = [None] * width
+    columns: list[float | None] = [series[0][1]] + [None] * (width - 1)
     for (before, _), (at, value) in itertools.pairwise(series):
         if value is None:
             continue
-        first = math.ceil((before - begin) / (end - begin) * (width - 1))
+        first = int((before - begin) / (end - begin) * (width - 1)) + 1
         last = int((at - begin) / (end - begin) * (width - 1))
         for column in range(min(first, last), last + 1):
             known = columns[column]

@@ -75,6 +75,9 @@ class Series:
             self._replace([*halved(points), sample], self._stride * 2)
 
     def _put(self, number: int, point: Point) -> None:
+        if number == 0:
+            self._replace([point], self._stride)
+            return
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:

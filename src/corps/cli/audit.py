@@ -87,7 +87,7 @@ def _plots(rows: Sequence[AuditView]) -> list[str]:
         if row.samples is None:
             lines.append(f"{row.worker} does not answer: its usage over time is kept there")
         elif not row.samples:
-            lines.append("it was never sampled")
+            lines.append("nothing is kept of its usage over time")
         else:
             for title, text, series in _curves(row.samples):
                 lines += plot(title, series, text, width, blocks=blocks)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 from corps.core import believe
 from corps.core.series import cpu_percents
 from corps.core.views import rfc3339, usage_now, view_usage
 from corps.model.certificate import Certificate
-from corps.model.instance import Instance, RssSource, Usage
-from corps.model.name import AttemptKey
+from corps.model.instance import Instance, InstanceState, RssSource, Usage
 from corps.model.series import Measured, Point
 from corps.model.view import AppUsageView, InstanceUsageView, SampleView, TreesView, TreeView
 from corps.wire.worker import LiveUsage
 
-Live: TypeAlias = Mapping[AttemptKey, LiveUsage]
+S = InstanceState
+WITHOUT_PROCESS = frozenset({S.DEAD, S.PENDING, S.FETCHING})
 
 
 def view_instance_usage(instance: Instance, live: LiveUsage | None) -> InstanceUsageView:
     used = usage_now(instance, live)
     usage = view_usage(used)
-    measured = live.measured if live and instance.is_live else instance.measured
+    measured = live.measured if live and not instance.is_over else instance.measured
     return InstanceUsageView(
         id=instance.id,
         state=instance.state,
@@ -33,7 +32,7 @@ def view_instance_usage(instance: Instance, live: LiveUsage | None) -> InstanceU
         worker=instance.worker,
         attempt=instance.attempt,
         max_rss_source=usage.max_rss_source,
-        tree=view_tree(measured, used, is_live=instance.is_live),
+        tree=view_tree(measured, used, is_live=not instance.is_over),
     )
 
 
@@ -71,8 +70,8 @@ def peak_of(usage: Usage) -> int | None:
 
 
 def view_trees(rows: Iterable[InstanceUsageView]) -> TreesView:
-    """Over the living of these."""
-    trees = [row.tree for row in rows if row.state != "dead"]
+    """Over those of them that have a process."""
+    trees = [row.tree for row in rows if row.state not in WITHOUT_PROCESS]
     return TreesView(
         rss_bytes=_total(None if tree is None else tree.rss_bytes for tree in trees),
         processes=_total(None if tree is None else tree.processes for tree in trees),
@@ -91,7 +90,7 @@ def view_apps(
     for app in sorted({row.app for row in rows}):
         mine = [row for row in rows if row.app == app]
         past = [one.usage for one in earlier if one.app == app and one.usage is not None]
-        live = [row for row in mine if row.state != "dead"]
+        live = [row for row in mine if row.state != S.DEAD]
         peaks = [row.max_rss_bytes for row in mine] + [usage.max_rss_bytes for usage in past]
         users = [row.cpu_user_s for row in mine] + [usage.cpu_user_s for usage in past]
         systems = [row.cpu_system_s for row in mine] + [usage.cpu_system_s for usage in past]
@@ -104,7 +103,7 @@ def view_apps(
                 cpu_user_s=_known_total(users),
                 cpu_system_s=_known_total(systems),
                 max_rss_bytes=max((peak for peak in peaks if peak is not None), default=None),
-                rss_bytes=_total(row.rss_bytes for row in live),
+                rss_bytes=_total(row.rss_bytes for row in live if row.state not in WITHOUT_PROCESS),
                 trees=view_trees(mine),
             )
         )

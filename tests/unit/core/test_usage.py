@@ -7,7 +7,7 @@ import pytest
 
 from corps.core.usage import view_apps, view_instance_usage, view_samples, view_tree, view_trees
 from corps.model.certificate import certify
-from corps.model.instance import RssSource, Usage
+from corps.model.instance import InstanceState, RssSource, Usage
 from corps.model.view import InstanceUsageView
 from corps.wire.worker import LiveUsage
 from tests.support.build import a_dead_instance, an_instance
@@ -104,3 +104,12 @@ def test_samples_are_believed_as_far_as_they_can_be() -> None:
     assert (first.cpu_percent, first.fds, first.io_write_bytes) == (20.0, 3, MIB)
     assert (second.cpu_percent, second.fds, second.processes) == (20.0, None, 1)
     assert first.at == "2025-06-15T15:06:45.000Z"
+
+
+def test_between_two_attempts_it_has_no_process_and_hides_nobody_elses() -> None:
+    dead = a_dead_instance("web.2", usage=FINAL, measured=a_measured())
+    waiting = msgspec.structs.replace(dead, state=InstanceState.PENDING, not_before=NOW)
+    row = view_instance_usage(waiting, None)
+    assert row.tree is not None and (row.tree.fds, row.tree.fds_max) == (None, 4)
+    (web,) = view_apps([*rows(True), row], ())
+    assert (web.trees.fds, web.rss_bytes, web.cpu_user_s) == (3, MIB, 3.5)

@@ -27,7 +27,8 @@ SWEEPS = 20
 
 
 class Cost(NamedTuple):
-    """`sweep_cpu_s` counts peaks too; `step_s` is the longest time without a pause."""
+    """`sweep_cpu_s` counts peaks too; `step_s` is the longest work between two places where it
+    may pause, in CPU seconds as well."""
 
     sweep_cpu_s: float
     floor_cpu_s: float
@@ -60,9 +61,9 @@ def measure(apps: int = APPS) -> Cost:
 
 def _sweep(sampler: Sampler, processes: Processes) -> tuple[float, float]:
     begin = time.process_time()
-    longest, step = 0.0, time.perf_counter()
+    longest, step = 0.0, begin
     for _ in sampler.steps(is_kept=True):
-        now = time.perf_counter()
+        now = time.process_time()
         longest, step = max(longest, now - step), now
     processes.peaks(whole=True)
     return time.process_time() - begin, longest

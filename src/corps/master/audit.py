@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from corps.core.compare import Run, compare
@@ -46,13 +46,13 @@ async def audit(
     runs = [one for one in attempts if one.started_at is not None and one.started_at >= since]
     live = await live_usage(driver, chosen, whole=False, with_trees=True) if targets else {}
     points = await _series(driver, runs) if with_series else {}
+    sizes = {artifact.digest: artifact.size_bytes for artifact in cluster.artifacts.values()}
     rows: list[tuple[float, AuditView]] = []
     for record in cluster.commands.values():
         if isinstance(record.result, Copied) and record.at >= since:
             rows += [(record.at, row) for row in _copies(record, record.result, targets)]
-    rows += [
-        (o.timings.placed_at, _launch_row(o)) for o in attempts if o.timings.placed_at >= since
-    ]
+    placed = [one for one in attempts if one.timings.placed_at >= since]
+    rows += [(one.timings.placed_at, _launch_row(one, sizes)) for one in placed]
     now = driver.clock()
     rows += [
         (one.started_at or 0.0, _run_row(one, now, live.get(one.key), points.get(one.key)))
@@ -169,7 +169,8 @@ def _copies(record: CommandRecord, result: Copied, targets: Sequence[str]) -> li
     ]
 
 
-def _launch_row(one: Attempt) -> AuditView:
+def _launch_row(one: Attempt, sizes: Mapping[Digest, int]) -> AuditView:
+    """`sizes` of the artifacts that are still known."""
     timings = one.timings
     marks = (
         ("send", timings.received_at),
@@ -192,6 +193,8 @@ def _launch_row(one: Attempt) -> AuditView:
         command=one.command,
         outcome="started" if one.started_at is not None else _outcome(one),
         phases_s=phases,
+        bytes_sent=one.fetched_bytes,
+        bytes_total=sizes.get(one.launch.digest),
         seconds=sum(phases.values()) if timings.executed_at is not None else None,
         attempt=one.attempt,
         digest=one.launch.digest,

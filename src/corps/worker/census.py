@@ -1,14 +1,16 @@
 """Census: which processes belong to which attempt, and what each tree of them has used.
 
-One walk over /proc. A process belongs where its parent belongs, for ever; one that lost its parent
-is a child of the keeper, which is its subreaper, and is known from before or by CORPS_ATTEMPT in
-its environment. What ended is never lost from a sum: its CPU time went to the parent that waited
-for it, or is kept here. So sums are lower bounds, count nothing twice, and do not decrease.
+One walk over /proc. A process belongs where its parent belongs, for ever. One that lost its parent
+is known from before, by the control group of its attempt where that has one, or, if it is a child
+of the keeper, which is its subreaper, by CORPS_ATTEMPT in its environment. What ended is never lost
+from a sum: its CPU time went to the parent that waited for it, or is kept here. So sums are lower
+bounds, count nothing twice, and do not decrease.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -98,6 +100,7 @@ class Census:
         self._known: dict[int, _Process] = {}
         self._leaders: Mapping[AttemptKey, Leader] = {}
         self._ended: dict[AttemptKey, Counters] = {}  # what had no heir in its tree
+        self._groups: dict[str, AttemptKey] = {}  # paths in cgroup v2 that are one attempt's alone
         self._counts_fds = os.stat("/proc/self/fd").st_size > 0  # since Linux 6.2
         self._counts_io = os.path.exists("/proc/self/io")
 
@@ -124,6 +127,7 @@ class Census:
         self._settle(seen)
         self._known = seen
         self._ended = {key: used for key, used in self._ended.items() if key in leaders}
+        self._groups = {path: key for path, key in self._groups.items() if key in leaders}
         trees.update((key, self._tree(key)) for key in leaders)
         for process in seen.values():
             if process.key is not None and process.key in trees:
@@ -155,8 +159,11 @@ class Census:
         if process is None or process.start != start:
             process = _Process(pid, start, parent)
         process.parent = parent
-        if process.key is None:
-            process.key = heads.get(Leader(pid, start))
+        if process.key is None and (key := heads.get(Leader(pid, start))) is not None:
+            process.key = key
+            group = _group(pid)
+            if re.fullmatch(rf"{re.escape(key)}(\.[0-9]+)?", group.rpartition("/")[2]):
+                self._groups[group] = key
         self._measure(process, fields)
         return process
 
@@ -178,19 +185,29 @@ class Census:
 
     def _claim(self, process: _Process, seen: dict[int, _Process], keeper_pid: int | None) -> None:
         """Find out whose a process is: whose its nearest known ancestor is."""
-        line = [process]
-        while line[-1].parent != keeper_pid and len(line) <= len(seen):
+        line, key = [process], self._grouped(process.pid)
+        while key is None and line[-1].parent != keeper_pid and len(line) <= len(seen):
             above = seen.get(line[-1].parent)
             if above is None or above.key is not None or not self._is_open(above):
                 break
             line.append(above)
         above = seen.get(line[-1].parent)
         is_below = line[-1].parent == keeper_pid
-        key = _marked(line[-1].pid) if is_below else None if above is None else above.key
+        if key is None and above is not None and not is_below:
+            key = above.key
+        if key is None and is_below:
+            key = _marked(line[-1].pid)
         for member in line:
             member.key, member.is_undecided = key, is_below and key is None
             if key is not None and (text := _read(f"/proc/{member.pid}/stat")) is not None:
                 self._measure(member, _fields(text))
+
+    def _grouped(self, pid: int) -> AttemptKey | None:
+        """Whose the group is that it is in, or a group below."""
+        path = _group(pid) if self._groups else ""
+        while path and path not in self._groups:
+            path = path.rpartition("/")[0]
+        return self._groups.get(path)
 
     def _settle(self, seen: dict[int, _Process]) -> None:
         """What a member had used that is gone now must stand in what its parent has waited for. So
@@ -262,6 +279,14 @@ def _add_io(process: _Process) -> bool:
         words = text.split(None, 4)
         process.waited.raise_to(Counters(0, 0, int(words[1]), int(words[3])))
     return True
+
+
+def _group(pid: int) -> str:
+    """Its path in the hierarchy of cgroup v2, cgroups(7); empty when it has none."""
+    for line in (_read(f"/proc/{pid}/cgroup") or b"").splitlines():
+        if line.startswith(b"0::/"):
+            return os.fsdecode(line[3:])
+    return ""
 
 
 def _marked(pid: int) -> AttemptKey | None:

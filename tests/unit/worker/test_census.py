@@ -110,6 +110,34 @@ def test_what_is_nobodys_is_not_counted_and_a_session_of_its_own_is_no_way_out()
         os.kill(child, 9)
 
 
+def test_a_control_group_tells_of_one_that_lost_its_parent_and_its_environment() -> None:
+    group = own_group() / f"corps-test-{os.getpid()}" / KEY
+    group.mkdir(parents=True)
+    script = f"echo $$ > {group}/cgroup.procs; (env -i setsid sleep 1000 &); exec sleep 1000"
+    try:
+        with running("/bin/sh", "-c", script) as process:
+            until(lambda: len((group / "cgroup.procs").read_text().split()) == 2)
+            until(lambda: b"sleep" in Path(f"/proc/{process.pid}/stat").read_bytes())
+            assert walk(Census(), {KEY: leader_of(process)}).processes == 2
+            shared = {KEY: leader_of(process), "b.1#1": Leader(1, 0)}
+            assert walk(Census(), shared).processes == 2
+    finally:
+        for pid in map(int, (group / "cgroup.procs").read_text().split()):
+            os.kill(pid, 9)
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+        group.parent.rmdir()
+
+
+def own_group() -> Path:
+    """Our directory in cgroup v2."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    point = next(Path(words[1]) for words in mounts if words[2] == "cgroup2")
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    path = next(line[3:] for line in lines if line.startswith("0::"))
+    return point / path.lstrip("/")
+
+
 def test_what_another_user_may_not_read_is_unknown_and_the_rest_is_counted() -> None:
     reader, writer = os.pipe()
     with running("/bin/sleep", "1000") as process:

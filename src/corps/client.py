@@ -42,6 +42,7 @@ ANSWER_S = 10.0
 WAIT_S = 30.0
 READ_PATIENCE_S = 2.0
 EVENTS_LIMIT = 1_000
+SERIES_S = 10.0  # the master waits so long for workers
 
 T = TypeVar("T")
 Server: TypeAlias = Settings | Path | str
@@ -178,6 +179,13 @@ class Client:
         """Per worker. `targets` may be workers, instances and apps; none means all workers."""
         return self._read("/v1/usage", _targets(targets), list[view.WorkerUsageView])
 
+    def usage_by_app(self, targets: Sequence[str] = ()) -> list[view.AppUsageView]:
+        """Per app, over all workers and attempts."""
+        return self._read("/v1/usage/apps", _targets(targets), list[view.AppUsageView])
+
+    def usage_by_instance(self, targets: Sequence[str] = ()) -> list[view.InstanceUsageView]:
+        return self._read("/v1/usage/instances", _targets(targets), list[view.InstanceUsageView])
+
     def why(self, targets: Sequence[str], **only: int) -> list[view.WhyView]:  # attempt, limit
         return self._read("/v1/why", [*_targets(targets), *only.items()], list[view.WhyView])
 
@@ -189,11 +197,20 @@ class Client:
         return self._read("/v1/events", query, list[view.EventView], wait_s)
 
     def audit(
-        self, targets: Sequence[str] = (), since: float | None = None
+        self, targets: Sequence[str] = (), since: float | None = None, *, with_series: bool = False
     ) -> list[view.AuditView]:
-        """`since`: unix seconds."""
-        query: Query = [*_targets(targets), *([] if since is None else [("since", since)])]
-        return self._read("/v1/audit", query, list[view.AuditView])
+        """`since`: unix seconds. `with_series`: each run with its usage over time."""
+        query: Query = [
+            *_targets(targets),
+            *([] if since is None else [("since", since)]),
+            *([("series", 1)] if with_series else []),
+        ]
+        return self._read("/v1/audit", query, list[view.AuditView], SERIES_S)
+
+    def compare(self, versions: Sequence[str]) -> view.CompareView:
+        """The versions of an app, `NAME`, each against the one before; or `NAME@A` and `NAME@B`."""
+        query = [("version", version) for version in versions]
+        return self._read("/v1/compare", query, view.CompareView)
 
     def status(self) -> view.StatusView:
         return self._read("/v1/status", (), view.StatusView)

@@ -21,6 +21,7 @@ from corps.config import Settings
 from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, TimedOut, Unavailable
 from corps.model.command import Accepted, Failure, Instances, Kill, Removed, Submission
 from corps.model.view import (
+    CompareView,
     GoneView,
     LogChunkView,
     OutputView,
@@ -196,14 +197,23 @@ def test_a_path_longer_than_sun_path(tmp_path: Path) -> None:
 
 
 def test_reads_are_decoded_and_share_a_connection(path: Path, master: Master) -> None:
+    comparison = CompareView(app="web", versions=(), sentences=("x",))
     master.answers += [Answer([WORKER]), Answer([]), Answer([])]
+    master.answers += [Answer([]), Answer([]), Answer([]), Answer(comparison)]
     with Client(f"unix://{path}") as client:
         assert client.workers() == [WORKER]
         assert client.instances(["web", "db.1"], with_dead=True) == []
         assert client.audit(since=1.5) == []
-    assert [request.connection for request in master.requests] == [1, 1, 1]
+        assert client.audit(["web"], with_series=True) == []
+        assert client.usage_by_app(["web"]) == []
+        assert client.usage_by_instance() == []
+        assert client.compare(["web@1a2b", "web@9f3c"]) == comparison
+    assert [request.connection for request in master.requests] == [1] * 7
     assert master.requests[1].query == [("target", "web"), ("target", "db.1"), ("dead", "1")]
     assert master.requests[2].query == [("since", "1.5")]
+    assert master.requests[3].query == [("target", "web"), ("series", "1")]
+    assert master.requests[4].path == "/v1/usage/apps"
+    assert master.requests[6].query == [("version", "web@1a2b"), ("version", "web@9f3c")]
 
 
 def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: Master) -> None:

@@ -11,7 +11,7 @@ import click
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import verb
-from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S
+from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S, SAMPLE_MAX_S
 from corps.errors import Conflict, Invalid
 from corps.model.selector import check_label
 from corps.model.terms import parse_size
@@ -38,6 +38,7 @@ class WorkerOptions(TypedDict):
     insecure_network: bool
     heartbeat: float | None
     disk_reserve: str | None
+    sample: float | None
 
 
 @verb("master")
@@ -72,6 +73,12 @@ def master(
     "--disk-reserve", metavar="SIZE", help="Kept free for others: the smaller of 5 % and 1G."
 )
 @heartbeat_option
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, SAMPLE_MAX_S),
+    metavar="S",
+    help="Seconds between samples of usage, 5 unless said; 0: none.",
+)
 @insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
@@ -89,7 +96,11 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     from corps.worker.main import run  # noqa: PLC0415  # what only the worker costs
 
     run(
-        operator.load(heartbeat_s=options["heartbeat"], disk_reserve_bytes=reserve_bytes),
+        operator.load(
+            heartbeat_s=options["heartbeat"],
+            disk_reserve_bytes=reserve_bytes,
+            sample_s=options["sample"],
+        ),
         master=options["master"],
         name=options["name"],
         labels=labels,

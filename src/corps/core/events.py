@@ -10,6 +10,7 @@ from corps.core.records import Record
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
+from corps.model.series import Measured
 from corps.wire.keeper import FromKeeper, ToKeeper
 from corps.wire.output import Note
 from corps.wire.worker import (
@@ -125,11 +126,12 @@ class MasterSaid(Event, frozen=True):
 
 class KeeperSaid(Event, frozen=True):
     """Messages of one read, in order; `reasons` says in words why an attempt did not start,
-    `evidence` what was seen when its death was heard of."""
+    `evidence` what was seen when its death was heard of, `measured` what it used over its life."""
 
     messages: tuple[FromKeeper, ...]
     reasons: tuple[tuple[AttemptKey, str], ...] = ()
     evidence: tuple[tuple[AttemptKey, Evidence], ...] = ()
+    measured: tuple[tuple[AttemptKey, Measured], ...] = ()
 
 
 class KeeperGone(Event, frozen=True):

@@ -41,6 +41,7 @@ from corps.wire.worker import (
     Remove,
     Removed,
     Sampled,
+    SeriesRead,
     SignalDone,
     Uninstalled,
 )
@@ -147,7 +148,9 @@ class MasterCore:
                 self._orders.signaled(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
-            case Heartbeat() | Sampled() | LogRead() | OutputRead() | Hello() | Inventory():
+            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
+                pass  # a sign of life; answers to questions are the driver's
+            case Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)

@@ -294,6 +294,7 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         enforced=report.enforced or instance.enforced,
         evidence=report.evidence or instance.evidence,
         fetched_bytes=instance.fetched_bytes or report.fetched_bytes,
+        measured=report.measured or instance.measured,
     )
 
 

@@ -26,7 +26,6 @@ from corps.model.view import (
     DeliveredView,
     EventView,
     EvidenceView,
-    InstanceUsageView,
     InstanceView,
     UsageView,
     WorkerView,
@@ -60,7 +59,7 @@ def view_instance(instance: Instance, live: LiveUsage | None = None) -> Instance
         started_at=rfc3339(instance.started_at),
         ended_at=rfc3339(instance.ended_at),
         death=view_death(instance),
-        usage=view_usage(_usage(instance, live)),
+        usage=view_usage(usage_now(instance, live)),
         artifact=instance.launch.artifact,
         digest=instance.launch.digest,
         args=instance.launch.args,
@@ -79,18 +78,6 @@ def view_usage(usage: Usage | None) -> UsageView:
         max_rss_bytes=usage.max_rss_bytes,
         rss_bytes=usage.rss_bytes,
         max_rss_source=usage.max_rss_source,
-    )
-
-
-def view_instance_usage(instance: Instance, live: LiveUsage | None) -> InstanceUsageView:
-    usage = view_usage(_usage(instance, live))
-    return InstanceUsageView(
-        id=instance.id,
-        state=instance.state,
-        cpu_user_s=usage.cpu_user_s,
-        cpu_system_s=usage.cpu_system_s,
-        max_rss_bytes=usage.max_rss_bytes,
-        rss_bytes=usage.rss_bytes,
     )
 
 
@@ -240,5 +227,6 @@ def view_event(event: Event) -> EventView:
     )
 
 
-def _usage(instance: Instance, live: LiveUsage | None) -> Usage | None:
+def usage_now(instance: Instance, live: LiveUsage | None) -> Usage | None:
+    """Of the living what its worker says, of the dead what it came to."""
     return live.usage if live and instance.is_live else instance.usage

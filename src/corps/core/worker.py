@@ -157,7 +157,7 @@ class WorkerCore:
             case worker.Shutdown():
                 self._effect(Instruct(keeper.Quit()))
                 self._effect(Leave(None, "the master ended this worker"))
-            case worker.Sample() | worker.ReadLog() | worker.ReadOutput():
+            case worker.Sample() | worker.ReadSeries() | worker.ReadLog() | worker.ReadOutput():
                 pass  # the driver answers questions
             case _:
                 assert_never(message)

@@ -37,7 +37,14 @@ from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
 from corps.store.records import RecordStore
-from corps.wire.worker import FromWorker, LogRead, OutputRead, Sampled, ToWorker
+from corps.wire.worker import (
+    FromWorker,
+    LogRead,
+    OutputRead,
+    Sampled,
+    SeriesRead,
+    ToWorker,
+)
 
 TICK_S = 0.05
 RECENT_EVENTS = 1_000
@@ -167,12 +174,12 @@ class MasterDriver:
 
     def answered(self, message: FromWorker) -> None:
         """Hand an answer to whoever asked."""
-        if isinstance(message, Sampled | LogRead | OutputRead):
+        if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
             question = self._questions.get(message.ask)
             if question is None:
                 return
             question.parts.append(message)
-            is_last = not isinstance(message, Sampled) or message.is_last
+            is_last = isinstance(message, LogRead | OutputRead) or message.is_last
             if is_last and not question.over.done():
                 question.over.set_result(None)
 

@@ -22,17 +22,24 @@ from litestar.params import Parameter
 
 from corps.core.events import ArtifactFacts, Commanded
 from corps.errors import ERRORS, Conflict, CorpsError, NotFound
+from corps.master import audit as auditing
 from corps.master import logs, queries
 from corps.master.driver import MasterDriver
 from corps.master.stories import WHY_MAX, tell_why
+from corps.master.usage import usage as by_worker
+from corps.master.usage import usage_by_app as by_app
+from corps.master.usage import usage_by_instance as by_instance
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
 from corps.model.command import AnyResult, Copy, Failure, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.view import (
+    AppUsageView,
     ArtifactView,
     AuditView,
+    CompareView,
     CopyView,
     EventView,
+    InstanceUsageView,
     InstanceView,
     OutputView,
     StatusView,
@@ -48,6 +55,7 @@ WAIT_MAX_S = 60.0
 
 _log = logging.getLogger("corps.master")
 Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
+Versions = Annotated[list[str] | None, Parameter(query="version", required=False)]
 
 
 class Master(NamedTuple):
@@ -113,7 +121,21 @@ async def instances(state: State, target: Targets, dead: bool = False) -> list[I
 async def usage(state: State, target: Targets) -> list[WorkerUsageView]:
     driver = _of(state).driver
     await driver.settled()
-    return await queries.usage(driver, target or [])
+    return await by_worker(driver, target or [])
+
+
+@get("/v1/usage/apps", summary="CPU time and maximum resident set, per app")
+async def app_usage(state: State, target: Targets) -> list[AppUsageView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await by_app(driver, target or [])
+
+
+@get("/v1/usage/instances", summary="CPU time and maximum resident set, per instance")
+async def instance_usage(state: State, target: Targets) -> list[InstanceUsageView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await by_instance(driver, target or [])
 
 
 @get("/v1/why", summary="The story of instances")
@@ -136,10 +158,19 @@ async def events(
 
 
 @get("/v1/audit", summary="Copies, launches and runs with their phases")
-async def audit(state: State, target: Targets, since: float = 0.0) -> list[AuditView]:
+async def audit(
+    state: State, target: Targets, since: float = 0.0, series: bool = False
+) -> list[AuditView]:
     driver = _of(state).driver
     await driver.settled()
-    return queries.audit(driver, target or [], since)
+    return await auditing.audit(driver, target or [], since, with_series=series)
+
+
+@get("/v1/compare", summary="Versions of an app compared: NAME, or NAME@A and NAME@B")
+async def compare(state: State, version: Versions) -> CompareView:
+    driver = _of(state).driver
+    await driver.settled()
+    return await auditing.compare_versions(driver, version or [])
 
 
 @get("/v1/artifacts", summary="What is copied, where, and its files")
@@ -300,9 +331,12 @@ def make_app(master: Master) -> Litestar:
             workers,
             instances,
             usage,
+            app_usage,
+            instance_usage,
             why,
             events,
             audit,
+            compare,
             artifacts,
             progress,
             log,

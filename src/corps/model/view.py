@@ -66,13 +66,56 @@ class InstanceView(View, frozen=True, kw_only=True):
     failures: int = 0
 
 
+class TreeView(View, frozen=True, kw_only=True):
+    """An attempt with all its descendants, as sampled: at `at`, and over its life so far.
+
+    Of a dead one only what it came to. CPU is a lower bound; a resident set counts shared pages
+    once for each process; I/O is what went through read(2), write(2) and their kin.
+    """
+
+    at: str
+    samples: int
+    cpu_user_s: float
+    cpu_system_s: float
+    rss_bytes: int | None
+    rss_mean_bytes: int
+    rss_peak_bytes: int
+    processes: int | None
+    processes_max: int
+    threads: int | None
+    threads_max: int
+    fds: int | None
+    fds_max: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+
+
+class TreesView(View, frozen=True, kw_only=True):
+    """Sums over the living trees of several instances; null when one of them is not known."""
+
+    rss_bytes: int | None
+    processes: int | None
+    threads: int | None
+    fds: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+
+
 class InstanceUsageView(View, frozen=True, kw_only=True):
+    """cpu_... and ..._rss_... are the process itself and children it waited for, from wait4 or
+    /proc; `tree` has all its descendants."""
+
     id: str
     state: str
     cpu_user_s: float | None
     cpu_system_s: float | None
     max_rss_bytes: int | None
     rss_bytes: int | None
+    app: str = ""
+    worker: str = ""
+    attempt: int = 1
+    max_rss_source: RssSource | None = None
+    tree: TreeView | None = None
 
 
 class WorkerUsageView(View, frozen=True, kw_only=True):
@@ -86,6 +129,21 @@ class WorkerUsageView(View, frozen=True, kw_only=True):
     max_rss_bytes: int | None
     rss_bytes: int | None
     instances: tuple[InstanceUsageView, ...]
+    trees: TreesView | None = None
+
+
+class AppUsageView(View, frozen=True, kw_only=True):
+    """All instances of an app on all workers, live and dead, with every attempt that is known."""
+
+    app: str
+    workers: tuple[str, ...]
+    instances_live: int
+    instances_dead: int
+    cpu_user_s: float | None
+    cpu_system_s: float | None
+    max_rss_bytes: int | None
+    rss_bytes: int | None
+    trees: TreesView
 
 
 class CopyView(View, frozen=True, kw_only=True):
@@ -216,8 +274,29 @@ class WhyView(View, frozen=True, kw_only=True):
     certificates: tuple[CertificateView, ...] = ()
 
 
+class SampleView(View, frozen=True, kw_only=True):
+    """Usage of a whole tree over the time since the sample before.
+
+    cpu_percent is of one processor; rss_bytes is the mean; counts are the largest; I/O counts from
+    the start of the attempt.
+    """
+
+    at: str
+    cpu_percent: float | None
+    rss_bytes: int
+    rss_max_bytes: int
+    threads: int
+    fds: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+    processes: int
+
+
 class AuditView(View, frozen=True, kw_only=True):
-    """One copy, launch or run: who, what, outcome, and how long each phase took."""
+    """One copy, launch or run: who, what, outcome, and how long each phase took.
+
+    `samples` is null when it was not asked for, or its worker does not answer.
+    """
 
     at: str
     kind: str
@@ -231,6 +310,36 @@ class AuditView(View, frozen=True, kw_only=True):
     bytes_total: int | None = None
     seconds: float | None = None
     usage: UsageView | None = None
+    attempt: int | None = None
+    digest: str | None = None
+    tree: TreeView | None = None
+    samples: tuple[SampleView, ...] | None = None
+
+
+class VersionView(View, frozen=True, kw_only=True):
+    """The runs of one version of an app; medians over runs, null when none tells.
+
+    `failures` ended by themselves other than with 0, or never started.
+    """
+
+    version: str
+    digest: str
+    first_at: str
+    runs: int
+    runs_live: int
+    failures: int
+    launch_s: float | None
+    cpu_s_per_hour: float | None
+    rss_peak_bytes: int | None
+    rss_mean_bytes: int | None
+
+
+class CompareView(View, frozen=True, kw_only=True):
+    """Versions of an app, oldest first, and in words how each differs from the one before."""
+
+    app: str
+    versions: tuple[VersionView, ...]
+    sentences: tuple[str, ...]
 
 
 class LogChunkView(View, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import msgspec
 
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
+from corps.model.series import Measured, Point
 from corps.wire.output import Note, OutputEnd, OutputGone, OutputPiece
 
 INVENTORY_BATCH = 500
@@ -40,6 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     enforced: dict[str, str] = {}
     evidence: Evidence | None = None
     fetched_bytes: int | None = None
+    measured: Measured | None = None
 
 
 # ---- worker -> master
@@ -130,6 +132,7 @@ class LiveUsage(msgspec.Struct, frozen=True, kw_only=True):
     key: AttemptKey
     os_state: str
     usage: Usage
+    measured: Measured | None = None
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +150,21 @@ class Sampled(Message, frozen=True, kw_only=True):
     ask: int
     live: tuple[LiveUsage, ...]
     totals: Totals
+    is_last: bool = True
+
+
+class RunSeries(msgspec.Struct, frozen=True, kw_only=True):
+    """The usage of one attempt over time, from its start to the last sample."""
+
+    key: AttemptKey
+    points: tuple[Point, ...]
+
+
+class SeriesRead(Message, frozen=True, kw_only=True):
+    """Answer to ReadSeries; in several parts when there is much."""
+
+    ask: int
+    series: tuple[RunSeries, ...]
     is_last: bool = True
 
 
@@ -198,6 +216,7 @@ FromWorker: TypeAlias = (
     | Removed
     | SignalDone
     | Sampled
+    | SeriesRead
     | LogRead
     | OutputRead
     | Noted
@@ -270,11 +289,21 @@ class Uninstall(Message, frozen=True, kw_only=True):
 
 
 class Sample(Message, frozen=True, kw_only=True):
-    """Ask for live usage; None means of every attempt. Peaks are read anew only if wanted."""
+    """Ask for live usage; None means of every attempt. Peaks are read anew only if wanted, and
+    whole trees measured anew, unless that was done a moment ago."""
 
     ask: int
     keys: tuple[AttemptKey, ...] | None = None
     with_peaks: bool = True
+    with_trees: bool = False
+
+
+class ReadSeries(Message, frozen=True, kw_only=True):
+    """Ask for the usage over time of attempts, dead ones too, each in at most `points_max`."""
+
+    ask: int
+    keys: tuple[AttemptKey, ...]
+    points_max: int
 
 
 class ReadLog(Message, frozen=True, kw_only=True):
@@ -323,6 +352,7 @@ ToWorker: TypeAlias = (
     | Install
     | Uninstall
     | Sample
+    | ReadSeries
     | ReadLog
     | ReadOutput
     | Shutdown

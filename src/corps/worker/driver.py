@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
+import msgspec
+
 from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
@@ -20,10 +22,12 @@ from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instan
 from corps.store.blobs import BlobStore
 from corps.store.trees import LaunchPaths, Trees
 from corps.wire import keeper, worker
+from corps.worker.answers import answer_sample, answer_series
 from corps.worker.facts import WorkerFile, save_worker_file
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
+from corps.worker.sampler import Sampler
 from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
@@ -33,7 +37,6 @@ from corps.worker.witness import Witness
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
 PROGRESS_EVERY_S = 0.25
-SAMPLES_A_MESSAGE = 1_000
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -49,6 +52,7 @@ class Home(NamedTuple):
     blobs: BlobStore
     trees: Trees
     disk_reserve_bytes: int | None = None
+    sample_s: float = 0.0
 
 
 class WorkerDriver:
@@ -65,6 +69,7 @@ class WorkerDriver:
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
         self._witness = Witness(self._layout, self._trees, clock)
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
+        self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +83,7 @@ class WorkerDriver:
     async def start(self) -> None:
         """Everything that still runs is adopted before the first word to a master."""
         await self._keeper.open()
+        self._spawn_task(self._sampler.run())
 
     def feed(self, event: ev.WorkerEvent) -> None:
         """One event through the core. A bug in it ends the daemon; the apps run on."""
@@ -95,7 +101,10 @@ class WorkerDriver:
         for message in messages:
             match message:
                 case worker.Sample():
-                    self._sample(message)
+                    trees = (self._processes, self._sampler, lambda: self._totals)
+                    self._spawn_task(answer_sample(message, self.tell, *trees))
+                case worker.ReadSeries():
+                    self._spawn_task(answer_series(message, self.tell, self._sampler))
                 case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
                 case _:
@@ -276,24 +285,29 @@ class WorkerDriver:
         self, messages: tuple[keeper.FromKeeper, ...], pidfds: dict[AttemptKey, int]
     ) -> None:
         messages = tuple(map(self._verdicts.complete, messages))
+        over: list[AttemptKey] = []
         for message in messages:
             self._watch_logs.keeper_said(message)
             match message:
                 case keeper.Listing():
                     self._totals = message.totals
+                    self._sampler.keeper_pid = message.keeper_pid
+                    over += [kept.key for kept in message.attempts if not kept.is_live]
                     for kept in message.attempts:
                         self._watch(kept.key, kept.pid, pidfds)
                 case keeper.Spawned():
                     self._watch(message.key, message.pid, pidfds)
                 case keeper.Ended():
                     self._processes.drop(message.attempt.key)
+                    over.append(message.attempt.key)
                 case keeper.TotalsNow():
                     self._totals = message.totals
                 case keeper.Signaled() | keeper.Refused():
                     pass
                 case _:
                     assert_never(message)
-        self.feed(self._witness.testify(messages, self._is_over))
+        said = self._witness.testify(messages, self._is_over)
+        self.feed(msgspec.structs.replace(said, measured=self._sampler.ended(over)))
 
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
         pidfd = pidfds.pop(key, None)
@@ -314,18 +328,6 @@ class WorkerDriver:
                 self.over.set_exception(error)
 
     # ---- questions
-
-    def _sample(self, question: worker.Sample) -> None:
-        live = self._processes.sample(question.keys, with_peaks=question.with_peaks)
-        parts = [
-            tuple(live[at : at + SAMPLES_A_MESSAGE])
-            for at in range(0, len(live), SAMPLES_A_MESSAGE)
-        ] or [()]
-        for number, part in enumerate(parts, 1):
-            is_last = number == len(parts)
-            self.tell(
-                worker.Sampled(ask=question.ask, live=part, totals=self._totals, is_last=is_last)
-            )
 
     async def _read_log(self, question: worker.ReadLog | worker.ReadOutput) -> None:
         self.tell(await self._watch_logs.read(question))

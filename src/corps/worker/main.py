@@ -72,7 +72,7 @@ async def _run(
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
-    home = Home(directory, name, file, blobs, trees, settings.disk_reserve_bytes)
+    home = Home(directory, name, file, blobs, trees, settings.disk_reserve_bytes, settings.sample_s)
     driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)
     loop = asyncio.get_running_loop()

@@ -110,8 +110,9 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     known; `executed` then says whether it had used its right to exec. `enforced`: each limit and
     what holds it; `tree`: by what its descendants are found, `cgroup` or `marker`; `lingering`: how
     many there were when the leader ended; `survivors`: those that could not be ended; `oom_kills`:
-    of its cgroup. Stages: fork, journal, log,
-    chdir, mark, execve; timeout, killed_before_exec and never_executed without an errno.
+    of its cgroup; `sending`: a signal that was on its way when an earlier keeper died, sent or not.
+    Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
+    never_executed without an errno.
     """
 
     key: AttemptKey
@@ -128,6 +129,7 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     usage: KeptUsage | None = None
     signals: tuple[KeptSignal, ...] = ()
     has_pidfd: bool = False
+    sending: KeptSignal | None = None
     enforced: dict[str, str] = {}
     tree: str | None = None
     lingering: int | None = None

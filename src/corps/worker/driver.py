@@ -272,6 +272,8 @@ class WorkerDriver:
                     ]
                     for kept in message.attempts:
                         self._watch(kept.key, kept.pid, pidfds)
+                        if not kept.is_live:
+                            self._processes.drop(kept.key)
                 case keeper.Spawned():
                     self._watch(message.key, message.pid, pidfds)
                 case keeper.Ended():

@@ -19,6 +19,7 @@ from tests.support.waiting import until
 STOPS_MAX = 5_000
 OVER_IN_A_ROW = 2  # calls vary a little from run to run: how often it must be over before the stop
 SAY_EVERY = 100
+LOG_LINES = 15
 
 Say = Callable[[str], None]
 
@@ -120,6 +121,10 @@ def harness(directory: Path, say: Say) -> Iterator[Harness]:
         made.wait_state(w1="ready")
         made.copy(witness)
         yield Harness(made, killer, say)
+    except AssertionError:
+        for log in (*directory.glob("*.log"), *directory.glob("state/workers/*/keeper.log")):
+            say(f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-LOG_LINES:]))
+        raise
     finally:
         made.end()
         shutil.rmtree(directory / "state", ignore_errors=True)

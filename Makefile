@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 200
 
-.PHONY: demo test check unit sim integration e2e crash crash-sample bench clean
+.PHONY: demo test check unit sim integration e2e crash-sample crash bench clean
 
 demo: .venv/ready
 	examples/demo

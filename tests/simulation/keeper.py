@@ -48,6 +48,7 @@ class Entry:
     lost: str | None = None
     ended_at: float | None = None
     signals: list[wire.KeptSignal] = field(default_factory=list)
+    sending: wire.KeptSignal | None = None
     waiting: list[int] = field(default_factory=list)  # signals for when it has executed
 
 
@@ -244,10 +245,15 @@ class Keeper:
         self._world.require(entry.process.key == entry.key, "a signal goes astray")
         if self._crashes_now("signal"):
             return
-        sent = wire.KeptSignal(signal=number, at=self._world.now)
-        if entry.process.is_alive:
-            entry.signals.append(sent)  # written before it is sent, as it may be the last
+        entry.sending = wire.KeptSignal(signal=number, at=self._world.now)
+        if self._crashes_now("sending"):
+            return
         errno = self._kernel.send(entry.process, number)
+        if self._crashes_now("sent"):
+            return
+        if errno == 0:
+            entry.signals.append(entry.sending)
+        entry.sending = None
         self._tell(wire.Signaled(key=entry.key, signal=number, errno=errno))
 
     def _reap(self, entry: Entry) -> None:
@@ -329,4 +335,5 @@ def _told(entry: Entry) -> wire.KeptAttempt:
         lost=entry.lost,
         ended_at=entry.ended_at,
         signals=tuple(entry.signals),
+        sending=entry.sending,
     )

@@ -184,7 +184,7 @@ class Cluster:
             if (pid := self.keeper_pid(directory.name)) is not None:
                 os.kill(pid, signal.SIGTERM)
         with contextlib.suppress(AssertionError):  # what is left is told by the caller
-            until(lambda: not self.processes(), 5)
+            until(lambda: not self.processes(), 20)
 
     def _start(self, name: str, words: Sequence[str], prefix: Sequence[str] = ()) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:

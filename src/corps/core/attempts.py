@@ -61,7 +61,7 @@ def died(report: Report, listed: KeptAttempt, reason: str | None, now: float) ->
         forked_at=listed.forked_at if listed.pid else None,
         started_at=report.started_at or (listed.forked_at if did_start else None),
         ended_at=listed.ended_at if listed.ended_at is not None else now,
-        delivered=delivered(listed),
+        delivered=delivered(listed) + _on_their_way(listed),
     )
 
 
@@ -77,6 +77,12 @@ def delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:
     """The signals that the keeper delivered, the last ones if there were many."""
     sent = listed.signals[-DELIVERED_MAX:]
     return tuple(Delivered(signal=signal.signal, at=signal.at) for signal in sent)
+
+
+def _on_their_way(listed: KeptAttempt) -> tuple[Delivered, ...]:
+    """A keeper died while it sent this one, and then its target did: nobody else sent any."""
+    sent = listed.sending
+    return () if sent is None else (Delivered(signal=sent.signal, at=sent.at),)
 
 
 def usage_of(usage: KeptUsage | None, peak_bytes: int | None) -> Usage | None:

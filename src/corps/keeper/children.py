@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from corps.keeper import process
 from corps.keeper.journal import RESERVE_BYTES, Journal
-from corps.keeper.process import FAILED, USED, Child, Json, Launch
+from corps.keeper.process import FAILED, USED, USING, Child, Json, Launch
 
 KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX = 200, 8 << 10, 20
 FLOOR_SLACK = 1.05  # a maximum resident set up to this is the image before exec, not the program
@@ -46,18 +46,23 @@ class Children:
             verdict: Json = {"lost": "machine rebooted", "executed": True}
             if self._journal.is_of_this_boot:  # else its mark may never have reached the disk
                 child = Child(key, kept["pid"])
-                flag = process.revoke(self._journal.file.number, kept["place"])
                 child.pidfd = process.find(child.pid, key, kept["identity"])
-                if flag == USED and child.pidfd:
-                    self._journal.put(key, executed=True)
+                flag = process.revoke(self._journal.file.number, kept["place"])
+                if flag in (USED, USING) and child.pidfd:
+                    if flag == USED:
+                        self._journal.put(key, executed=True)
+                    else:
+                        self.flying[key] = child
                     self._journal.living[key] = child
                     self._hear(child.pidfd.number, child)
                     continue
-                if flag == USED:
+                if flag in (USED, USING):
                     verdict["lost"] = "ended while no keeper was there"
                 else:
                     verdict = {"failed_stage": "execve" if flag == FAILED else "never_executed"}
             self._journal.put(key, is_live=False, **verdict)
+        if self.flying:  # their marks may still change, in this file
+            return
         if not self._journal.compact() and not self._journal.is_of_this_boot:
             raise OSError("cannot write a journal of this boot")
 
@@ -167,7 +172,9 @@ class Children:
                 self._bury(seen.si_pid, self._own.pop(seen.si_pid, None), status)
 
     def end_late_launches(self, now: float) -> None:
-        for child in self.flying.values():
+        for child in list(self.flying.values()):
+            if child.pid not in self._own and self._adopted_mark(child) == USED:
+                self._executes(child)
             if now >= child.deadline and child.pidfd:
                 child.doom, child.deadline = "timeout", float("inf")
                 self._journal.put(child.key, deadline_s=self._launch_s)
@@ -208,13 +215,21 @@ class Children:
         flag, floor_kib = process.MARK.unpack(mark)
         child.floor_bytes = floor_kib * 1024
         if not child.report and flag == USED:
-            del self.flying[child.key]
-            self._journal.put(child.key, executed=True, executed_at=_now())
-            self.tell(child.key)
-            if child.doom != "timeout":  # else it dies: its pipe closes a moment before it is dead
-                for number in child.waiting:
-                    self._deliver(child.key, number)
-                child.waiting = ()
+            self._executes(child)
+
+    def _executes(self, child: Child) -> None:
+        del self.flying[child.key]
+        self._journal.put(child.key, executed=True, executed_at=_now())
+        self.tell(child.key)
+        if child.doom != "timeout":  # else it dies: its pipe closes a moment before it is dead
+            for number in child.waiting:
+                self._deliver(child.key, number)
+            child.waiting = ()
+
+    def _adopted_mark(self, child: Child) -> int:
+        """Of one that was between its mark and its program when its keeper was killed."""
+        place = self._journal.table[child.key]["place"]
+        return process.revoke(self._journal.file.number, place)
 
     def _bury(self, pid: int, child: Child | None, status: int) -> None:
         if child and child.pipe:
@@ -252,7 +267,12 @@ class Children:
             self.epoll.modify(child.pidfd.number, select.EPOLLHUP)
             return
         self._unhear(child.pidfd.number)
-        self._end(child, **{"lost": "keeper lost"} if status is None else {"status": status})
+        verdict: Json = {"lost": "keeper lost"} if status is None else {"status": status}
+        if child.key in self.flying and self._adopted_mark(child) == FAILED:
+            verdict = {"failed_stage": "execve"}  # a moment after its keeper was killed
+        else:
+            verdict["executed"] = True
+        self._end(child, **verdict)
         self.tell(child.key)
 
     def _end(self, child: Child, **verdict: object) -> None:
@@ -269,19 +289,27 @@ class Children:
                 raise OSError(errno.EINVAL, "no such signal")
             if not child or not child.pidfd or process.ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
+            self._note_signal(child, number)
             signal.pidfd_send_signal(child.pidfd.number, number)
             if number in ENDING:  # a stopped process acts on it only when it runs
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(child.pidfd.number, signal.SIGCONT)
-            signals = [
-                *self._journal.table[key].get("signals", ()),
-                {"signal": number, "at": _now()},
-            ]
-            if self._journal.has_room(RESERVE_BYTES):
-                self._journal.put(key, signals=signals[-SIGNALS_MAX:])
+            self._note_sent(child)
         except OSError as error:
             failed = error.errno or errno.EINVAL
         self._send({"type": "signaled", "key": key, "signal": number, "errno": failed})
+
+    def _note_signal(self, child: Child, number: int) -> None:
+        """Before it is sent: whoever takes over should know whose signal that may have been."""
+        if self._journal.has_room(2 * RESERVE_BYTES):
+            self._journal.put(child.key, sending={"signal": number, "at": _now()})
+            self._journal.write()
+
+    def _note_sent(self, child: Child) -> None:
+        kept = self._journal.table[child.key]
+        if kept.get("sending"):
+            signals = [*kept.get("signals", ()), kept["sending"]][-SIGNALS_MAX:]
+            self._journal.put(child.key, signals=signals, sending=None)
 
 
 def _now() -> float:

@@ -20,7 +20,7 @@ TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
     from typing import Any
 
-UNUSED, USED, FAILED, REVOKED = range(4)  # the right to exec, a flag in the journal
+UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
 NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the keeper raises its own
@@ -140,13 +140,13 @@ def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
 
 def revoke(journal: int, place: int) -> int:
     """Take an unused right to exec from a child whose keeper died; return how it stands."""
-    with contextlib.suppress(BlockingIOError):  # locked: it is being used now
+    with contextlib.suppress(BlockingIOError):  # locked: execve has neither failed nor succeeded
         fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
         if os.pread(journal, 1, place)[0] == UNUSED:
             os.pwrite(journal, bytes([REVOKED]), place)
         fcntl.lockf(journal, fcntl.LOCK_UN, 1, place)
         return os.pread(journal, 1, place)[0]
-    return USED
+    return USING
 
 
 def ended(pidfd: Fd) -> int:

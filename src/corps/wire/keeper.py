@@ -111,7 +111,8 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     what holds it; `tree`: by what its descendants are found, `cgroup` or `marker`; `lingering`: how
     many there were when the leader ended; `survivors`: those that could not be ended; `oom_kills`:
     of its cgroup; `deadline_s`: it had not executed so long after its fork, and its keeper killed
-    it. Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
+    it; `sending`: a signal that was on its way when an earlier keeper died, sent or not.
+    Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
     never_executed without an errno.
     """
 
@@ -129,6 +130,7 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     usage: KeptUsage | None = None
     signals: tuple[KeptSignal, ...] = ()
     has_pidfd: bool = False
+    sending: KeptSignal | None = None
     enforced: dict[str, str] = {}
     tree: str | None = None
     lingering: int | None = None

@@ -295,6 +295,8 @@ class WorkerDriver:
                     over += [kept.key for kept in message.attempts if not kept.is_live]
                     for kept in message.attempts:
                         self._watch(kept.key, kept.pid, pidfds)
+                        if not kept.is_live:
+                            self._processes.drop(kept.key)
                 case keeper.Spawned():
                     self._watch(message.key, message.pid, pidfds)
                 case keeper.Ended():

@@ -8,6 +8,7 @@ Linux >= 6.15 answers PIDFD_GET_INFO on it also after the process is reaped.
 from __future__ import annotations
 
 import os
+import select
 
 import msgspec
 
@@ -52,9 +53,16 @@ class Verdicts:
         if kept.is_live:
             return kept
         pidfd = self._pidfds.get(kept.key)
-        if pidfd is not None and kept.lost is not None and self._is_asked:
+        if pidfd is not None and kept.lost and self._is_asked and _has_ended(pidfd):
             status = process.exit_status(kept.pid, pidfd)
             if status is not None:
                 kept = msgspec.structs.replace(kept, status=status, lost=None, executed=True)
         self.drop(kept.key)
         return kept
+
+
+def _has_ended(pidfd: int) -> bool:
+    """A keeper whose journal was damaged calls lost what lives."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

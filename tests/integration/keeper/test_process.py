@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from corps.keeper import process
-from corps.keeper.process import FAILED, REVOKED, UNUSED, USED, Child, Fd
+from corps.keeper.process import FAILED, REVOKED, UNUSED, USED, USING, Child, Fd
 from tests.integration.keeper.driver import status_of
 from tests.support.waiting import until
 
@@ -99,7 +99,7 @@ def test_a_right_that_is_used_or_just_being_used_cannot_be_revoked(journal: int)
         os.read(done_r, 1)
         os._exit(0)
     os.read(ready_r, 1)
-    assert process.revoke(journal, PLACE) == USED
+    assert process.revoke(journal, PLACE) == USING
     assert _flag(journal) == UNUSED, "the child decides"
     os.close(done_w)
     os.waitpid(pid, 0)

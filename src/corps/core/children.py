@@ -29,6 +29,7 @@ from corps.model.instance import (
     InstanceState,
     Launchable,
     SpawnFailed,
+    Survivor,
     Vanished,
 )
 from corps.model.name import AttemptKey, Digest
@@ -181,6 +182,8 @@ class Children:
                     self._list(said)
                 case keeper.Spawned():
                     self._spawned(said)
+                case keeper.Stuck():
+                    self._stuck(said.attempt)
                 case keeper.Ended():
                     self._ended(said.attempt)
                 case keeper.Signaled():
@@ -271,6 +274,15 @@ class Children:
             self.not_started(key, CANCELLED)
         elif attempt is not None and self._has_keeper:
             self.spawn(attempt)
+
+    def _stuck(self, listed: keeper.KeptAttempt) -> None:
+        """It lives, and what should have ended it had no effect: its operator must know."""
+        attempt = self.table.get(listed.key)
+        if attempt is not None and attempt.report.state is not S.DEAD:
+            survivors = tuple(
+                Survivor(pid=one.pid, command=one.command) for one in listed.survivors
+            )
+            self._update(attempt, evidence=Evidence(seen_at=self.now, survivors=survivors))
 
     # ---- signals
 

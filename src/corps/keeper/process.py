@@ -1,12 +1,14 @@
 """Processes: a child from its fork to its program, and any process known by a pidfd.
 
-fork; gate (the attempt is in the journal now); log; chdir; mark the right to exec as used; execve.
-What fails in the child is told as `stage errno` in a pipe that exec closes.
+fork (into its group); gate (the attempt is in the journal now); log; nice, umask, limits, user;
+chdir; mark the right to exec as used; execve. What fails in the child is told as `stage errno` in
+a pipe that exec closes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -19,6 +21,8 @@ import struct
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
     from typing import Any
+
+    from corps.keeper.cgroup import Groups
 
 UNUSED, USED, FAILED, REVOKED = range(4)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
@@ -33,8 +37,12 @@ STARTED, EXIT_CODE = 22, 52  # fields of /proc/PID/stat, proc_pid_stat(5)
 GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT)  # no such process, or now a mere thread
 HIDDEN = (errno.EACCES, errno.EPERM)  # another user's, or made so by a setuid program
 
+PR_SET_NO_NEW_PRIVS = 38
+CLONE3, CLONE_PIDFD, CLONE_INTO_CGROUP = 435, 0x1000, 0x200000000
+CLONE_ARGS = struct.Struct("=11Q")  # clone3(2): flags, pidfd, 2 more, exit_signal, 5 more, cgroup
+LIBC = ctypes.PyDLL(None, use_errno=True)  # one that keeps the interpreter's lock: we fork
+
 Json = dict[str, "Any"]
-Launch = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, bytes, bytes]
 
 
 class Fd:
@@ -55,50 +63,92 @@ class Child:
     gate: Fd | None = None
     pipe: Fd | None = None
     waiting: tuple[int, ...] = ()  # signals for when it has executed
+    over: Json | None = None  # facts of its tree, once that is over
+    is_grouped = False  # its groups are made, if it has any
 
     def __init__(self, key: str, pid: int = 0) -> None:
         self.key, self.pid = key, pid
+        self.usage: Json = {}  # of it and of its orphans that are reaped
+        self.terms: Json = {}  # groups, tree, enforced, keeps_children: as the journal has them
+
+
+class Launch:
+    """What a child needs, as bytes."""
+
+    def __init__(self, message: Json) -> None:
+        names = ("path", "cwd", "stdout", "stderr")
+        self.path, self.cwd, self.stdout, self.stderr = (_bytes(message[name]) for name in names)
+        self.argv = [_bytes(word) for word in message["argv"]]
+        self.env = {_bytes(name): _bytes(value) for name, value in message["env"].items()}
+        self.message = message
 
 
 def prepare(message: Json) -> Launch:
-    """What a child needs, as bytes; ValueError says what can never be executed."""
-    names = ("path", "cwd", "stdout", "stderr")
-    path, cwd, stdout, stderr = (_bytes(message[name]) for name in names)
-    env = {_bytes(name): _bytes(value) for name, value in message["env"].items()}
-    if not message["argv"] or any(not name or b"=" in name for name in env):
+    """ValueError says what can never be executed."""
+    launch = Launch(message)
+    if not launch.argv or any(not name or b"=" in name for name in launch.env):
         raise ValueError("argv is empty, or a name in env is or has a '='")
-    return path, [_bytes(word) for word in message["argv"]], env, cwd, stdout, stderr
+    return launch
 
 
-def start(key: str, launch: Launch, journal: int) -> Child:
+def start(key: str, launch: Launch, journal: int, groups: Groups) -> Child:
     """Fork a child that waits at its gate. One without a pid has an errno instead."""
     child = Child(key)
     try:
+        paths, child.terms = groups.make(key, launch.message)
+        child.is_grouped = True
         gate, pipe = [Fd(fd) for fd in os.pipe()], [Fd(fd) for fd in os.pipe()]
         if pipe[1].number >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        child.pid = os.fork()
+        child.pid, child.pidfd = fork(paths[0] if groups.can_clone else "")
     except OSError as error:
         child.errno = error.errno or errno.EAGAIN
         return child
     if child.pid == 0:
         try:
-            _become(launch, gate[0].number, pipe[1].number, journal)
+            to_join = paths[1:] if groups.can_clone else paths
+            _become(launch, to_join, gate[0].number, pipe[1].number, journal)
         finally:
             os._exit(126)
     child.gate, child.pipe = gate[1], pipe[0]
     os.set_blocking(pipe[0].number, False)
-    with contextlib.suppress(OSError):
-        child.pidfd = Fd(os.pidfd_open(child.pid))
     return child
 
 
-def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
+def fork(group: str) -> tuple[int, Fd | None]:
+    """A child and its pidfd, born in this group: to move it there later would cost more than the
+    fork. A group on which cgroup.kill was ever written would kill it at birth (Linux 6.18)."""
+    if not group:
+        pid = os.fork()
+        with contextlib.suppress(OSError):
+            return pid, Fd(os.pidfd_open(pid)) if pid else None
+        return pid, None
+    at = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    pidfd = ctypes.c_int()
+    args = CLONE_ARGS.pack(
+        CLONE_PIDFD | CLONE_INTO_CGROUP,
+        ctypes.addressof(pidfd),
+        *(0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0),
+        at,
+    )
+    pid = LIBC.syscall(CLONE3, args, CLONE_ARGS.size)
+    if pid == 0:
+        return 0, None
+    os.close(at)
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return pid, Fd(pidfd.value)
+
+
+def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: int) -> None:
     """In the child. Exec resets the signals: the keeper ignores none, it has handlers for them."""
-    path, argv, env, cwd, stdout, stderr = launch
-    stage, place = "gate", 0
+    stage, place = "cgroup", 0
     try:
         signal.set_wakeup_fd(-1)
+        for group in groups:
+            fd = os.open(f"{group}/cgroup.procs", os.O_WRONLY)
+            os.write(fd, b"0")
+        stage = "gate"
         os.setsid()
         low = 3
         for kept in sorted((gate, status, journal)):
@@ -112,15 +162,18 @@ def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
         (place,) = PLACE.unpack(right)
         stage = "log"
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, name in ((1, stdout), (2, stderr)):
-            fd = os.open(name, LOG_FLAGS, 0o640)
+        for number, path in ((1, launch.stdout), (2, launch.stderr)):
+            fd = os.open(path, LOG_FLAGS, 0o640)
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 raise OSError(errno.ENXIO, "not a regular file with one name")
             os.set_blocking(fd, True)
             os.dup2(fd, number)
+        for name, accept in TERMS:
+            stage = name
+            accept(launch.message)
         stage = "chdir"
-        os.chdir(cwd)
+        os.chdir(launch.cwd)
         floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         stage = "mark"  # the lock is held until exec closes `journal`
         fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
@@ -130,12 +183,54 @@ def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
         ):
             return
         stage = "execve"
-        os.execve(path, argv, env)
+        os.execve(launch.path, launch.argv, launch.env)
     except (OSError, MemoryError) as error:
         if stage == "execve":
             os.pwrite(journal, bytes([FAILED]), place)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
         os.write(status, f"{stage} {number}".encode())
+
+
+def _accept_nice(message: Json) -> None:
+    if message["nice"] is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, message["nice"])
+
+
+def _accept_umask(message: Json) -> None:
+    if message["umask"] is not None:
+        os.umask(message["umask"])
+
+
+def _accept_rlimits(message: Json) -> None:
+    """Soft and hard; the address space last, as Python itself lives in it."""
+    for name in sorted(message["rlimits"], key="as".__eq__):
+        number, value = getattr(resource, f"RLIMIT_{name.upper()}"), message["rlimits"][name]
+        try:
+            resource.setrlimit(number, (value, value))
+        except ValueError as error:  # so Python tells EPERM, and EINVAL
+            raise OSError(errno.EPERM, str(error)) from error
+
+
+def _accept_user(message: Json) -> None:
+    """For good: what is not root may not become it again by a setuid program either."""
+    if message["uid"] is None:
+        return
+    if os.geteuid() == 0:
+        os.setgroups(message["groups"])
+        os.setresgid(*3 * (message["gid"],))
+    elif os.getegid() != message["gid"]:
+        raise OSError(errno.EPERM, "only root may choose a group")
+    os.setresuid(*3 * (message["uid"],))
+    if LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+
+
+TERMS = (
+    ("nice", _accept_nice),
+    ("umask", _accept_umask),
+    ("limits", _accept_rlimits),
+    ("user", _accept_user),
+)
 
 
 def revoke(journal: int, place: int) -> int:

@@ -135,6 +135,7 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     survivors: tuple[KeptSurvivor, ...] = ()
     oom_kills: int | None = None
     deadline_s: float | None = None
+    limit_hits: dict[str, int] = {}
 
 
 class Spawned(KeeperMessage, frozen=True, kw_only=True):
@@ -144,6 +145,14 @@ class Spawned(KeeperMessage, frozen=True, kw_only=True):
     pid: int
     forked_at: float
     executed_at: float
+    tree: str | None = None
+    enforced: dict[str, str] = {}
+
+
+class Stuck(KeeperMessage, frozen=True, kw_only=True):
+    """It was sent SIGKILL and does not die: `survivors` names the leader and what is with it."""
+
+    attempt: KeptAttempt
 
 
 class Ended(KeeperMessage, frozen=True, kw_only=True):
@@ -182,4 +191,4 @@ class Refused(KeeperMessage, frozen=True, kw_only=True):
     reason: str
 
 
-FromKeeper: TypeAlias = Spawned | Ended | Signaled | Listing | TotalsNow | Refused
+FromKeeper: TypeAlias = Spawned | Stuck | Ended | Signaled | Listing | TotalsNow | Refused

@@ -289,7 +289,7 @@ class WorkerDriver:
                     self._processes.drop(message.attempt.key)
                 case keeper.TotalsNow():
                     self._totals = message.totals
-                case keeper.Signaled() | keeper.Refused():
+                case keeper.Signaled() | keeper.Refused() | keeper.Stuck():
                     pass
                 case _:
                     assert_never(message)

@@ -14,7 +14,7 @@ import pytest
 
 from corps.wire.keeper import Spawn
 from tests.integration.keeper.driver import Keeper
-from tests.support import programs
+from tests.support import groups, programs
 from tests.support.waiting import until
 
 MARK = "CORPS_TEST"
@@ -70,6 +70,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert not left, f"processes survive the test: {left}"
+    for keeper in keepers:
+        groups.end(keeper.directory, is_expected=keeper.process.returncode != 0)
     until(lambda: len(os.listdir("/proc/self/fd")) <= len(fds))
 
 

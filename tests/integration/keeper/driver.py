@@ -202,7 +202,7 @@ class Keeper:
 
 def key_of(message: wire.FromKeeper) -> str | None:
     match message:
-        case wire.Ended():
+        case wire.Ended() | wire.Stuck():
             return message.attempt.key
         case wire.Spawned() | wire.Signaled() | wire.Refused():
             return message.key

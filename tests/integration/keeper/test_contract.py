@@ -76,15 +76,23 @@ def _compare(
         msgspec.convert(one, struct)
 
 
-def _json_kind(kind: msgspec.inspect.Type) -> type:
+def _json_kind(kind: msgspec.inspect.Type) -> tuple[type, ...]:
     match kind:
         case msgspec.inspect.StrType():
-            return str
+            return (str,)
         case msgspec.inspect.IntType():
-            return int
+            return (int,)
         case msgspec.inspect.VarTupleType():
-            return list
+            return (list,)
         case msgspec.inspect.DictType():
-            return dict
+            return (dict,)
+        case msgspec.inspect.BoolType():
+            return (bool,)
+        case msgspec.inspect.FloatType():
+            return (float,)
+        case msgspec.inspect.NoneType():
+            return (type(None),)
+        case msgspec.inspect.UnionType():
+            return tuple(one for part in kind.types for one in _json_kind(part))
         case _:
             raise AssertionError(f"a kind of field that the keeper does not know: {kind}")

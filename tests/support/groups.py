@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from pathlib import Path
 
 from corps.keeper.cgroup import homes, name_of
@@ -29,12 +30,17 @@ def of(directory: Path) -> list[Path]:
 def end(directory: Path, *, is_expected: bool) -> None:
     """Remove what a killed keeper has left: empty groups, and only if that `is_expected`."""
     left = of(directory)
-    assert is_expected or not left, f"groups survive the test: {left}"
     for path in left:
-        with contextlib.suppress(FileNotFoundError):
-            until(lambda path=path: _is_empty(path))
-            os.rmdir(path)
+        remove(path)
+    assert is_expected or not left, f"groups survive the test: {left}"
 
 
-def _is_empty(path: Path) -> bool:
-    return not (path / "cgroup.procs").read_text()
+def remove(group: Path) -> None:
+    """As soon as nobody is in it; nothing if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        until(partial(_is_empty, group))
+        os.rmdir(group)
+
+
+def _is_empty(group: Path) -> bool:
+    return not (group / "cgroup.procs").read_text()

@@ -291,6 +291,8 @@ class Children:
         """The leader is dead, and reaped if it was ours; its tree too, or what is left is named."""
         assert child.over is not None
         kept = self._journal.table[child.key]
+        if kept.get("survivors"):  # told while it was stuck
+            child.over.setdefault("survivors", [])
         if child.usage and kept["executed"]:
             child.over["usage"] = child.usage
         self._journal.put(child.key, is_swept=True, **child.over)

@@ -53,6 +53,9 @@ class Kin:
         of the machine are asked."""
         table = _table()
         found: dict[str, set[int]] = {key: set(self.orphans(key)) for key in keys}
+        for pid, leader in self._leaders.items():
+            if leader.key in found:  # it does not die, but its children may
+                found[leader.key].add(pid)
         if any(keys.values()):
             for pid in table.keys() - self._leaders.keys() - self._orphans.keys():
                 key = self._marked(pid)

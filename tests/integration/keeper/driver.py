@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,12 +148,15 @@ class Link:
 class Keeper:
     """A keeper on a directory, and the newest connection to it."""
 
-    def __init__(self, directory: Path, *options: str, limits: str = "") -> None:
+    def __init__(
+        self, directory: Path, *options: str, limits: str = "", prefix: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.errors = directory / "keeper.err"
         argv = [*command(sys.executable, str(directory)), *options]
         if limits:
             argv = ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
+        argv = [*prefix, *argv]
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(argv, stderr=errors, stdin=subprocess.DEVNULL)
         self._link: Link | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import os
+from errno import EINVAL
 
 from corps.keeper.process import Json, fork
 
@@ -67,6 +68,15 @@ def settings(version: int, limit: str, value: float) -> list[tuple[str, str]]:
             return [("pids.max", text)]
 
 
+class Made:
+    """The fresh groups of an attempt: where it is born, where it goes before its gate; or errno."""
+
+    birthplace, errno = "", 0
+
+    def __init__(self, to_join: list[str], terms: Json) -> None:
+        self.to_join, self.terms = to_join, terms
+
+
 class Groups:
     """`base` has a group for each attempt; empty when none can be had. `can_clone`: a child can be
     born in it; else it moves there itself, before its gate."""
@@ -105,8 +115,8 @@ class Groups:
                 return f"no cgroup here can limit {name}: {ways}"
         return None
 
-    def make(self, key: str, message: Json) -> tuple[list[str], Json]:
-        """Fresh groups for an attempt, the one of its tree first; and its terms for the journal."""
+    def make(self, key: str, message: Json) -> Made:
+        """Fresh groups for an attempt, and its terms for the journal."""
         tree, more = self.base, {}
         enforced = dict.fromkeys(message["rlimits"], "rlimit")
         for limit, controller in LIMITS.items():
@@ -120,8 +130,9 @@ class Groups:
             more[limit] = found
             if found[0] == 2:
                 tree = found[1]
-        paths = [_fresh(tree, key)] if tree else []
+        made, paths = Made([], {}), []
         try:
+            paths += [_fresh(tree, key)] if tree else []
             for limit, (version, base) in more.items():
                 if version == 1:
                     paths.append(_fresh(base, key))
@@ -129,12 +140,17 @@ class Groups:
                 for name, text in settings(version, limit, message[limit]):
                     if name not in OPTIONAL or os.path.exists(f"{path}/{name}"):
                         write(f"{path}/{name}", text)
-        except OSError:
+        except OSError as error:
             remove(paths)
-            raise
-        terms: Json = {"tree": "cgroup" if tree else "marker", "enforced": enforced}
-        terms |= {"groups": paths} if paths else {}
-        return paths, terms | ({"keeps_children": True} if message["keeps_children"] else {})
+            made.errno = error.errno or EINVAL
+            return made
+        made.terms = {"tree": "cgroup" if tree else "marker", "enforced": enforced}
+        made.terms |= {"groups": paths} if paths else {}
+        made.terms |= {"keeps_children": True} if message["keeps_children"] else {}
+        is_born_there = bool(tree) and self.can_clone
+        made.birthplace = paths[0] if is_born_there else ""
+        made.to_join = paths[1:] if is_born_there else paths
+        return made
 
     def owner(self, pid: int) -> str | None:
         """The name of the group, mostly the key, of a dead process that is not reaped yet."""

@@ -110,7 +110,11 @@ class Children:
         if not self._asked:
             return
         fd, asked, self._asked = self._journal.file.number, self._asked, {}
-        born = [process.start(key, launch, fd, self._groups) for key, (_, launch) in asked.items()]
+        made = [self._groups.make(key, launch.message) for key, (_, launch) in asked.items()]
+        born = [
+            process.start(key, launch, fd, groups)
+            for (key, (_, launch)), groups in zip(asked.items(), made, strict=True)
+        ]
         for child in born:
             kept: Json = {"pid": child.pid, "note": asked[child.key][0], "forked_at": _now()}
             kept |= {"is_live": True, "executed": False, "identity": 0} | child.terms
@@ -121,8 +125,7 @@ class Children:
         is_written = self._journal.write(is_batch=True)
         for child in born:
             if not child.pipe:
-                stage = "fork" if child.is_grouped else "cgroup"
-                self._end(child, failed_stage=stage, failed_errno=child.errno)
+                self._end(child, failed_stage=child.doom, failed_errno=child.errno)
                 self.trees.end(child, self._journal.table[child.key], is_own=True)
                 continue
             self._own[child.pid] = self.flying[child.key] = child

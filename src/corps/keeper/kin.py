@@ -29,16 +29,26 @@ class Kin:
         self._leaders = leaders
         self._orphans: dict[int, str] = {}  # children that are no leaders, and whose they are
         self._seen: dict[tuple[int, int], str] = {}  # by pid and start: descendants of known ones
+        self._list: Fd | None = None
+        with contextlib.suppress(FileNotFoundError):
+            path = f"/proc/{os.getpid()}/task/{os.getpid()}/children"
+            self._list = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def variable(self, key: str) -> tuple[bytes, bytes]:
         return VARIABLE.encode(), f"{self.mark}/{key}".encode()
 
+    def is_childless(self) -> bool:
+        """The keeper has no children but leaders."""
+        return not self._orphans and self._listed().count(b" ") == len(self._leaders)
+
     def orphans(self, key: str) -> list[int]:
         """Children of the keeper that outlived their parents and are of this attempt."""
-        children = _children()
-        for pid in children.difference(self._leaders, self._orphans):
-            self._orphans[pid] = self._whose(pid)
-        return [pid for pid in children & self._orphans.keys() if self._orphans[pid] == key]
+        listed = self._listed()
+        # All that we lead and have not reaped are children, so numbers alone tell of a new one.
+        if listed.count(b" ") != len(self._leaders) + len(self._orphans):
+            for pid in set(map(int, listed.split())).difference(self._leaders, self._orphans):
+                self._orphans[pid] = self._whose(pid)
+        return [pid for pid, whose in self._orphans.items() if whose == key]
 
     def strays(self) -> list[int]:
         """Orphans of which nobody can say whose they are."""
@@ -87,6 +97,18 @@ class Kin:
 
     def forget(self, key: str) -> None:
         self._seen = {one: whose for one, whose in self._seen.items() if whose != key}
+
+    def _listed(self) -> bytes:
+        """`PID PID `: our children, the dead ones too. Everybody is asked where the kernel has no
+        list of them, proc_pid_task_children(5)."""
+        if not self._list:
+            table, me = _table(), os.getpid()
+            return b"".join(b"%d " % pid for pid, facts in table.items() if facts[0] == me)
+        data = part = os.pread(self._list.number, 4_096, 0)
+        while part:
+            part = os.pread(self._list.number, 65_536, len(data))
+            data += part
+        return data
 
     def _whose(self, pid: int) -> str:
         """Of a child: nobody else has its pid before we have reaped it."""
@@ -148,13 +170,3 @@ def _table() -> dict[int, Facts]:
         if name.isdigit() and (facts := stat(int(name))):
             table[int(name)] = facts
     return table
-
-
-def _children() -> set[int]:
-    """Our children, the dead ones too; by asking everybody where the kernel has no list of them."""
-    me = os.getpid()
-    try:
-        with open(f"/proc/{me}/task/{me}/children", "rb") as file:
-            return {int(word) for word in file.read().split()}
-    except FileNotFoundError:
-        return {pid for pid, facts in _table().items() if facts[0] == me}

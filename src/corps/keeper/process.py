@@ -22,7 +22,7 @@ TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
     from typing import Any
 
-    from corps.keeper.cgroup import Groups
+    from corps.keeper.cgroup import Made
 
 UNUSED, USED, FAILED, REVOKED = range(4)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
@@ -64,7 +64,6 @@ class Child:
     pipe: Fd | None = None
     waiting: tuple[int, ...] = ()  # signals for when it has executed
     over: Json | None = None  # facts of its tree, once that is over
-    is_grouped = False  # its groups are made, if it has any
 
     def __init__(self, key: str, pid: int = 0) -> None:
         self.key, self.pid = key, pid
@@ -91,23 +90,24 @@ def prepare(message: Json) -> Launch:
     return launch
 
 
-def start(key: str, launch: Launch, journal: int, groups: Groups) -> Child:
+def start(key: str, launch: Launch, journal: int, groups: Made) -> Child:
     """Fork a child that waits at its gate. One without a pid has an errno instead."""
     child = Child(key)
+    child.terms, child.errno = groups.terms, groups.errno
+    if child.errno:
+        child.doom = "cgroup"
+        return child
     try:
-        paths, child.terms = groups.make(key, launch.message)
-        child.is_grouped = True
         gate, pipe = [Fd(fd) for fd in os.pipe()], [Fd(fd) for fd in os.pipe()]
         if pipe[1].number >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        child.pid, child.pidfd = fork(paths[0] if groups.can_clone else "")
+        child.pid, child.pidfd = fork(groups.birthplace)
     except OSError as error:
-        child.errno = error.errno or errno.EAGAIN
+        child.errno, child.doom = error.errno or errno.EAGAIN, "fork"
         return child
     if child.pid == 0:
         try:
-            to_join = paths[1:] if groups.can_clone else paths
-            _become(launch, to_join, gate[0].number, pipe[1].number, journal)
+            _become(launch, groups.to_join, gate[0].number, pipe[1].number, journal)
         finally:
             os._exit(126)
     child.gate, child.pipe = gate[1], pipe[0]

@@ -57,6 +57,9 @@ class Trees:
 
     def end(self, child: Child, kept: Json, is_own: bool) -> None:
         """The leader is dead; if it is the keeper's own it is not reaped yet."""
+        if child.key not in self._sweeps and self._is_lonely(child, kept, is_own):
+            self._over(child, {})
+            return
         sweep = self._sweeps.setdefault(child.key, Sweep(child, kept, is_own))
         sweep.is_leader_dead, sweep.look_at = True, 0.0
         sweep.give_up_at = float("inf")
@@ -69,6 +72,12 @@ class Trees:
             sweep.strays += set(self._kin.strays()) - before
             if is_gone:
                 self._finish(sweep)
+
+    def _is_lonely(self, child: Child, kept: Json, is_own: bool) -> bool:
+        """Nobody is left and nothing to be told, as nearly always: known with one call."""
+        if kept.get("tree") == "cgroup":
+            return not kept["enforced"] and cgroup.remove(kept["groups"])
+        return is_own and "groups" not in kept and self._kin.is_childless()
 
     def kill(self, child: Child, kept: Json, is_own: bool) -> None:
         """SIGKILL was asked for: the leader has it, the rest dies with the leader or soon after."""

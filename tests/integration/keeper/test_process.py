@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from corps.keeper import process
-from corps.keeper.cgroup import Groups
+from corps.keeper.cgroup import Made
 from corps.keeper.process import FAILED, REVOKED, UNUSED, USED, Child, Fd
 from corps.wire import keeper as wire
 from tests.integration.keeper.driver import status_of
@@ -40,7 +40,7 @@ def start(journal: int, tmp_path: Path) -> Callable[..., Child]:
             key="app.1#1", path=path, argv=argv, env={}, cwd="/", stdout=out, stderr=out
         )
         launch = process.prepare(msgspec.to_builtins(said))
-        child = process.start("app.1#1", launch, journal, Groups({}))
+        child = process.start("app.1#1", launch, journal, Made([], {}))
         assert child.pid and child.pidfd and child.gate and child.pipe
         return child
 

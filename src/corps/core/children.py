@@ -18,6 +18,7 @@ from corps.core.attempts import (
     delivered,
     died,
     kept,
+    survivors,
     testified,
     usage_of,
 )
@@ -29,7 +30,6 @@ from corps.model.instance import (
     InstanceState,
     Launchable,
     SpawnFailed,
-    Survivor,
     Vanished,
 )
 from corps.model.name import AttemptKey, Digest
@@ -225,8 +225,11 @@ class Children:
         if listed.executed:  # else its pid may yet be another one: it has not begun
             self._update(attempt, pid=listed.pid, forked_at=listed.forked_at, delivered=now)
         if listed.executed and attempt.report.state is S.STARTING:
-            self._update(attempt, state=S.RUNNING, started_at=listed.forked_at)
+            started = {"started_at": listed.forked_at, "enforced": listed.enforced}
+            self._update(attempt, state=S.RUNNING, **started)
             self._press(attempt)
+        if listed.survivors:
+            self._stuck(listed)
 
     def _not_listed(self, attempt: Attempt) -> None:
         if _is_waiting(attempt):
@@ -245,6 +248,7 @@ class Children:
                 pid=said.pid,
                 forked_at=said.forked_at,
                 started_at=said.executed_at,
+                enforced=said.enforced,
             )
             self._press(attempt)
 
@@ -279,10 +283,8 @@ class Children:
         """It lives, and what should have ended it had no effect: its operator must know."""
         attempt = self.table.get(listed.key)
         if attempt is not None and attempt.report.state is not S.DEAD:
-            survivors = tuple(
-                Survivor(pid=one.pid, command=one.command) for one in listed.survivors
-            )
-            self._update(attempt, evidence=Evidence(seen_at=self.now, survivors=survivors))
+            stuck = Evidence(seen_at=self.now, survivors=survivors(listed))
+            self._update(attempt, evidence=stuck)
 
     # ---- signals
 

@@ -64,24 +64,6 @@ class Ground(NamedTuple):
         return [int(line) for line in self.pid_file(key).read_text().split()]
 
 
-@pytest.fixture
-def frozen() -> Iterator[Frozen]:
-    """`frozen(PID)` freezes, `frozen(None)` thaws."""
-    group = Path(groups.places()["freezer"]) / f"corps-test-{os.getpid()}"
-    group.mkdir()
-
-    def freeze(pid: int | None) -> None:
-        if pid is not None:
-            (group / "cgroup.procs").write_text(str(pid))
-        wanted = "THAWED" if pid is None else "FROZEN"
-        (group / "freezer.state").write_text(wanted)
-        until(lambda: (group / "freezer.state").read_text().strip() == wanted)
-
-    yield freeze
-    freeze(None)
-    groups.remove(group)
-
-
 @pytest.fixture(params=WAYS)
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     yield from make_ground(request.param)

@@ -139,6 +139,9 @@ def _limit(listed: KeptAttempt) -> str | None:
     if listed.deadline_s is not None:
         return f"its keeper ended it: it had not executed {listed.deadline_s:g} s after its fork"
     number = (listed.status or 0) & 0x7F
+    notes = [sent.note for sent in listed.signals if sent.note]
+    if number == SIGKILL and notes:
+        return f"its worker ended it: {notes[-1]}"
     if number == SIGXCPU and "cpu" in listed.enforced:
         return "it had used the CPU time of its limit cpu"
     if number in (SIGXCPU, SIGKILL):

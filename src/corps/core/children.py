@@ -190,7 +190,7 @@ class Children:
                     self._signaled(said)
                 case keeper.Refused():
                     if said.key is not None:
-                        death = SpawnFailed(stage="keeper", errno=0, message=said.reason)
+                        death = SpawnFailed(stage=said.stage, errno=0, message=said.reason)
                         self.not_started(said.key, death, self._evidence.get(said.key))
                 case keeper.TotalsNow():
                     pass  # the driver answers questions with it

@@ -11,7 +11,8 @@ import contextlib
 import os
 from errno import EINVAL
 
-from corps.keeper.process import Json, fork
+from corps.keeper.limits import Json
+from corps.keeper.process import fork
 
 LIMITS = {"memory_bytes": "memory", "cpus": "cpu", "pids": "pids"}  # and their controllers
 NAMES = {"memory_bytes": "memory", "cpus": "cpus", "pids": "pids"}  # as operators spell them
@@ -20,7 +21,7 @@ LIMITED = "-limited"  # beside the base: groups with controllers cost more to ma
 OPTIONAL = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # not on every kernel
 NAMES_MAX = 100  # groups of one name, left behind by keepers that were killed
 EVENTS = {  # file, and the field that counts how often the limit was met
-    "memory": (("memory.events", "max"), ("memory.failcnt", "")),
+    "memory": (("memory.events", "max"), ("memory.failcnt", ""), ("memory.memsw.failcnt", "")),
     "pids": (("pids.events", "max"),),
 }
 OOM = (("memory.events", "oom_kill"), ("memory.oom_control", "oom_kill"))
@@ -83,11 +84,11 @@ class Groups:
 
     base, can_clone = "", False
 
-    def __init__(self, places: dict[str, str], is_wanted: bool = True) -> None:
+    def __init__(self, places: dict[str, str], has_trees: bool, has_limits: bool) -> None:
         self.name = name_of(os.getcwd())
-        self._places = places
+        self._places, self._has_limits = places, has_limits
         self._limited: dict[str, tuple[int, str]] = {}  # of a controller: version, directory
-        if "" in places and is_wanted:
+        if "" in places and has_trees:
             with contextlib.suppress(OSError):
                 base = _made(f"{places['']}/{self.name}")
                 self.can_clone = _try(base, is_cloned=True)
@@ -117,14 +118,14 @@ class Groups:
 
     def make(self, key: str, message: Json) -> Made:
         """Fresh groups for an attempt, and its terms for the journal."""
-        tree, more = self.base, {}
+        tree, more, watched = self.base, {}, {}
         enforced = dict.fromkeys(message["rlimits"], "rlimit")
         for limit, controller in LIMITS.items():
             if message[limit] is None:
                 continue
             found = self._find(controller)
             if not found[0]:
-                enforced[NAMES[limit]] = "watchdog"
+                enforced[NAMES[limit]], watched[NAMES[limit]] = "watchdog", message[limit]
                 continue
             enforced[NAMES[limit]] = f"cgroup v{found[0]}"
             more[limit] = found
@@ -146,6 +147,7 @@ class Groups:
             return made
         made.terms = {"tree": "cgroup" if tree else "marker", "enforced": enforced}
         made.terms |= {"groups": paths} if paths else {}
+        made.terms |= {"watched": watched} if watched else {}
         made.terms |= {"keeps_children": True} if message["keeps_children"] else {}
         is_born_there = bool(tree) and self.can_clone
         made.birthplace = paths[0] if is_born_there else ""
@@ -168,6 +170,8 @@ class Groups:
         return self._limited[controller]
 
     def _look_for(self, controller: str) -> tuple[int, str]:
+        if not self._has_limits:
+            return 0, ""
         own = self._places.get("")
         above = os.path.dirname(own) if own else ""
         for place in (own, above if _is_delegated(above) else None) if self.base else ():

@@ -14,17 +14,18 @@ import signal
 import time
 from collections.abc import Callable
 
-from corps.keeper import process
+from corps.keeper import limits, process
 from corps.keeper.cgroup import Groups
 from corps.keeper.journal import RESERVE_BYTES, Journal
 from corps.keeper.kin import Kin
-from corps.keeper.process import FAILED, USED, Child, Json, Launch
+from corps.keeper.limits import Json
+from corps.keeper.process import FAILED, USED, Child, Launch
 from corps.keeper.tree import Trees
 
-KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX = 200, 8 << 10, 20
+KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX, SIGNAL_NOTE_MAX = 200, 8 << 10, 20, 100
 FLOOR_SLACK = 1.05  # a maximum resident set up to this is the image before exec, not the program
 PRIVATE = {"place", "identity", "executed_at", "groups", "is_swept", "keeps_children"}
-TERMS = ("tree", "enforced")
+TERMS = ("tree", "enforced", "watched")
 VERDICT = {"status", "lost", "ended_at", "usage"}  # told when the tree is over as well
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -79,7 +80,7 @@ class Children:
             raise OSError("cannot write a journal of this boot")
         self._groups.clean()
 
-    def spawn(self, message: Json) -> str | None:
+    def spawn(self, message: Json) -> Json | None:
         """Ask for a launch; a known key is answered. Return why it is refused."""
         key, note = message["key"], message["note"]
         if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
@@ -91,14 +92,16 @@ class Children:
         try:
             launch, size = process.prepare(message), len(note.encode())
         except ValueError as error:
-            return str(error)
+            return {"reason": str(error)}
+        if reason := limits.above(message["rlimits"]) or self._groups.lacks(message):
+            return {"reason": reason, "stage": "limits"}
         if not self._groups.base:
             launch.env |= [self._kin.variable(key)]
         if size > NOTE_MAX_BYTES:
-            return f"a note of {size} bytes: at most {NOTE_MAX_BYTES}"
+            return {"reason": f"a note of {size} bytes: at most {NOTE_MAX_BYTES}"}
         notes = len(note) + sum(len(text) for text, _ in self._asked.values())
         if not self._journal.has_room(12 * notes + (len(self._asked) + 1) * 2 * RESERVE_BYTES):
-            return "no room in the journal: is the disk full?"
+            return {"reason": "no room in the journal: is the disk full?"}
         self._asked[key] = note, launch
         return None
 
@@ -149,7 +152,7 @@ class Children:
         if child and key in self.flying and number != signal.SIGKILL:
             child.waiting += (number,)
         else:
-            self._deliver(key, number)
+            self._deliver(key, number, message["note"][:SIGNAL_NOTE_MAX])
 
     def forget(self, message: Json) -> None:
         table = self._journal.table
@@ -324,7 +327,7 @@ class Children:
         self._journal.write()
         self.flying.pop(child.key, None)
 
-    def _deliver(self, key: str, number: int) -> None:
+    def _deliver(self, key: str, number: int, note: str = "") -> None:
         child = self._journal.living.get(key)
         failed = 0
         if child and number == signal.SIGKILL:
@@ -340,7 +343,7 @@ class Children:
                     signal.pidfd_send_signal(child.pidfd.number, signal.SIGCONT)
             signals = [
                 *self._journal.table[key].get("signals", ()),
-                {"signal": number, "at": _now()},
+                {"signal": number, "at": _now()} | ({"note": note} if note else {}),
             ]
             if self._journal.has_room(RESERVE_BYTES):
                 self._journal.put(key, signals=signals[-SIGNALS_MAX:])

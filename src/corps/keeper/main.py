@@ -3,9 +3,10 @@
     PYTHON -I -S -E -c "import sys; sys.path.insert(0, SRC); from corps.keeper.main import main; \\
         main()" DIR [OPTION...]
 
-`command` makes this argv; options: --durable, --lost-status, --no-cgroup, --idle-s=SECONDS and
---launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The messages are those of
-corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for anybody.
+`command` makes this argv; options: --durable, --lost-status, --no-cgroup, --no-controllers,
+--idle-s=SECONDS and --launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The messages
+are those of corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for
+anybody.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from corps.keeper import process
 from corps.keeper.cgroup import Groups, homes
 from corps.keeper.children import Children
 from corps.keeper.journal import Journal, encode, log
-from corps.keeper.process import Fd, Json
+from corps.keeper.limits import Json
+from corps.keeper.process import Fd
 
 LAUNCH_MAX_S, IDLE_MAX_S, LOOK_S = 30.0, 60.0, 1.0
 FLYING_MAX = 128  # children between fork and exec
@@ -45,7 +47,7 @@ SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
     | {"argv": (list,), "env": (dict,), "rlimits": (dict,), "groups": (list,), "watched": (list,)}
     | dict.fromkeys(("uid", "gid", "nice", "umask", "memory_bytes", "pids"), (int, NONE))
     | {"cpus": (float, NONE), "keeps_children": (bool,)},
-    "signal": {"key": (str,), "signal": (int,)},
+    "signal": {"key": (str,), "signal": (int,), "note": (str,)},
     "forget": {"keys": (list,)},
     "list": {},
     "quit": {},
@@ -95,7 +97,8 @@ class Keeper:
             self._journal = Journal(file.read().strip(), "--durable" in options)
         is_new_kernel &= "--lost-status" not in options
         launch_s = _seconds(options, "--launch-s=", LAUNCH_MAX_S)
-        self._groups = Groups(_places(), is_wanted="--no-cgroup" not in options)
+        has_limits = "--no-controllers" not in options
+        self._groups = Groups(_places(), "--no-cgroup" not in options, has_limits)
         self._children = Children(self._journal, self._groups, self._send, is_new_kernel, launch_s)
         self._children.take_over()
         self._listener = _listen()
@@ -199,7 +202,8 @@ class Keeper:
         return dict(message)
 
     def _request(self, message: Json) -> None:
-        kind, living, refused = message["type"], len(self._journal.living), None
+        kind, living = message["type"], len(self._journal.living)
+        refused: Json | None = None
         if kind == "spawn":
             refused = self._children.spawn(message)
         else:
@@ -211,10 +215,10 @@ class Keeper:
         elif kind == "list":
             self._list()
         elif kind == "quit":
-            refused = f"{living} children live" if living else None
+            refused = {"reason": f"{living} children live"} if living else None
             self._is_done = not living
         if refused:
-            self._send({"type": "refused", "key": message.get("key"), "reason": refused})
+            self._send({"type": "refused", "key": message.get("key"), "stage": "keeper"} | refused)
 
     def _list(self) -> None:
         keys, told = list(reversed(self._journal.table)), self._children.told

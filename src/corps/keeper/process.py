@@ -18,16 +18,15 @@ import signal
 import stat
 import struct
 
+from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
+
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
-    from typing import Any
-
     from corps.keeper.cgroup import Made
 
 UNUSED, USED, FAILED, REVOKED = range(4)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
-NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the keeper raises its own
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), Linux >= 6.13
@@ -37,12 +36,8 @@ STARTED, EXIT_CODE = 22, 52  # fields of /proc/PID/stat, proc_pid_stat(5)
 GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT)  # no such process, or now a mere thread
 HIDDEN = (errno.EACCES, errno.EPERM)  # another user's, or made so by a setuid program
 
-PR_SET_NO_NEW_PRIVS = 38
 CLONE3, CLONE_PIDFD, CLONE_INTO_CGROUP = 435, 0x1000, 0x200000000
 CLONE_ARGS = struct.Struct("=11Q")  # clone3(2): flags, pidfd, 2 more, exit_signal, 5 more, cgroup
-LIBC = ctypes.PyDLL(None, use_errno=True)  # one that keeps the interpreter's lock: we fork
-
-Json = dict[str, "Any"]
 
 
 class Fd:
@@ -189,48 +184,6 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
             os.pwrite(journal, bytes([FAILED]), place)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
         os.write(status, f"{stage} {number}".encode())
-
-
-def _accept_nice(message: Json) -> None:
-    if message["nice"] is not None:
-        os.setpriority(os.PRIO_PROCESS, 0, message["nice"])
-
-
-def _accept_umask(message: Json) -> None:
-    if message["umask"] is not None:
-        os.umask(message["umask"])
-
-
-def _accept_rlimits(message: Json) -> None:
-    """Soft and hard; the address space last, as Python itself lives in it."""
-    for name in sorted(message["rlimits"], key="as".__eq__):
-        number, value = getattr(resource, f"RLIMIT_{name.upper()}"), message["rlimits"][name]
-        try:
-            resource.setrlimit(number, (value, value))
-        except ValueError as error:  # so Python tells EPERM, and EINVAL
-            raise OSError(errno.EPERM, str(error)) from error
-
-
-def _accept_user(message: Json) -> None:
-    """For good: what is not root may not become it again by a setuid program either."""
-    if message["uid"] is None:
-        return
-    if os.geteuid() == 0:
-        os.setgroups(message["groups"])
-        os.setresgid(*3 * (message["gid"],))
-    elif os.getegid() != message["gid"]:
-        raise OSError(errno.EPERM, "only root may choose a group")
-    os.setresuid(*3 * (message["uid"],))
-    if LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "no_new_privs")
-
-
-TERMS = (
-    ("nice", _accept_nice),
-    ("umask", _accept_umask),
-    ("limits", _accept_rlimits),
-    ("user", _accept_user),
-)
 
 
 def revoke(journal: int, place: int) -> int:

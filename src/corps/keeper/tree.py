@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from corps.keeper import cgroup
 from corps.keeper.kin import Kin, named, opened, send
-from corps.keeper.process import Child, Fd, Json, ended
+from corps.keeper.limits import Json
+from corps.keeper.process import Child, Fd, ended
 
 TERM_S, GIVE_UP_S, STUCK_S = 2.0, 5.0, 1.0
 LOOK_S, LOOK_MAX_S = 0.005, 0.2  # between two looks at a tree: longer from look to look
@@ -38,7 +39,7 @@ class Sweep:
         self.child, self.kept, self.is_own = child, kept, is_own
         self.groups: list[str] = kept.get("groups", [])
         self.is_grouped = kept.get("tree") == "cgroup"
-        self.is_limited = any(how != "rlimit" for how in kept.get("enforced", {}).values())
+        self.is_limited = any("cgroup" in how for how in kept.get("enforced", {}).values())
         self.strays: list[int] = []
         self.facts: Json = {}
 

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,10 +54,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
     keepers: list[Keeper] = []
     fds = set(os.listdir("/proc/self/fd"))
 
-    def make(*options: str, at: str = "state", limits: str = "") -> Keeper:
+    def make(
+        *options: str, at: str = "state", limits: str = "", prefix: Sequence[str] = ()
+    ) -> Keeper:
         directory = tmp_path / at
         directory.mkdir(parents=True, exist_ok=True)
-        keepers.append(Keeper(directory, *options, limits=limits))
+        keepers.append(Keeper(directory, *options, limits=limits, prefix=prefix))
         return keepers[-1]
 
     yield make

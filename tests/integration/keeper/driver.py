@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -16,12 +17,14 @@ from typing import TypeVar
 
 import msgspec
 
+from corps.keeper import main as keeper_main
 from corps.keeper.main import command
 from corps.wire import keeper as wire
 from corps.wire.worker import Totals
 from tests.support.waiting import until
 
 DEADLINE_S = 20.0
+SOURCE = str(Path(keeper_main.__file__).parents[2])
 LENGTH = struct.Struct(">I")
 ENCODER = msgspec.json.Encoder()
 DECODER: msgspec.json.Decoder[wire.FromKeeper] = msgspec.json.Decoder(wire.FromKeeper)
@@ -154,9 +157,10 @@ class Keeper:
         self.directory = directory
         self.errors = directory / "keeper.err"
         argv = [*command(sys.executable, str(directory)), *options]
+        if prefix:  # somebody who may not come where we are
+            argv = [*prefix, *(word.replace(SOURCE, _copy(directory)) for word in argv)]
         if limits:
             argv = ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
-        argv = [*prefix, *argv]
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(argv, stderr=errors, stdin=subprocess.DEVNULL)
         self._link: Link | None = None
@@ -202,6 +206,15 @@ class Keeper:
         link.closed()
         link.close()
         assert self.process.wait(DEADLINE_S) == 0
+
+
+def _copy(directory: Path) -> str:
+    """The keeper's own room, beside its directory."""
+    source = directory.parent / "src"
+    if not source.exists():
+        shutil.copytree(Path(SOURCE) / "corps/keeper", source / "corps/keeper")
+        (source / "corps/__init__.py").touch()
+    return str(source)
 
 
 def key_of(message: wire.FromKeeper) -> str | None:

@@ -70,7 +70,12 @@ def test_fields_of_tomorrow_are_ignored(keeper: Keeper) -> None:
 
 
 def _whole_trees(start: Start, order: Order, built: Built, frozen: Frozen) -> list[dict[str, Any]]:
-    """One that does not die, and one at its limits."""
+    """One that is watched, one at its limits, and one that does not die."""
+    watching = start("--no-controllers", at="watching")
+    watched = {"memory_bytes": 1 << 30, "watched": ("memory", "pids")}
+    watching.link.spawn(order("app.8#1", built("wait"), **watched))
+    watching.link.send(wire.SendSignal(key="app.8#1", signal=signal.SIGKILL, note="too much"))
+    assert watching.link.ended("app.8#1").signals[0].note == "too much"
     keeper = start(at="trees")
     limits = {"memory_bytes": 16 << 20, "pids": 10, "rlimits": {"core": 0}}
     said = order("app.6#1", built("eater"), **limits)
@@ -82,7 +87,8 @@ def _whole_trees(start: Start, order: Order, built: Built, frozen: Frozen) -> li
     assert keeper.link.wait(wire.Stuck, "app.7#1").attempt.is_live
     frozen(None)
     keeper.link.ended("app.7#1")
-    return [msgspec.json.decode(raw) for raw in keeper.link.raw]
+    raws = (*watching.link.raw, *keeper.link.raw)
+    return [msgspec.json.decode(raw) for raw in raws]
 
 
 def _compare(

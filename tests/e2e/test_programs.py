@@ -11,6 +11,7 @@ import pytest
 
 from corps.errors import Conflict, Invalid, NotFound
 from corps.model.command import Launch
+from corps.model.terms import Linger, Terms
 from tests.support import compiled
 from tests.support.cluster import Cluster
 from tests.support.waiting import until
@@ -117,7 +118,8 @@ def test_a_daemon_that_double_forks_is_reaped_and_its_parent_told_apart(
     shared: Cluster, tmp_path: Path
 ) -> None:
     shared.copy(compiled.compile_c(tmp_path, "doublefork", compiled.DOUBLE_FORK))
-    instance = shared.launch_one("doublefork", on="w1")
+    keep = Terms(linger=Linger.KEEP)
+    instance = shared.launch_one("doublefork", on="w1", terms=keep)
     dead = shared.wait_dead(instance.id)
     assert dead.death is not None and dead.death.code == 0
     until(lambda: "grandchild done" in shared.log_of(instance.id))

@@ -21,9 +21,9 @@ from corps.cli.options import (
 )
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.clock import Clock
-from corps.errors import TimedOut, Unavailable
+from corps.errors import Failed, TimedOut, Unavailable
 from corps.model.command import GRACE_MAX_S
-from corps.model.instance import InstanceState
+from corps.model.instance import Cause, InstanceState
 from corps.model.name import split_instance_id
 from corps.model.spec import parse_signal
 from corps.model.view import InstanceView
@@ -120,6 +120,17 @@ def _report(rows: Sequence[InstanceView], output: Output) -> None:
         render.note("no live instance")
     render.show(rows, LAUNCHED, output)
     check_known(rows)
+    for row in (left := [row for row in rows if _has_survivors(row)]):
+        names = ", ".join(f"{one.pid} {one.command}" for one in row.survivors)
+        render.error(f"{row.id}: SIGKILL does not end {names}")
+    if left:
+        raise Failed(f"of {len(left)} of {len(rows)} instances something is left")
+
+
+def _has_survivors(row: InstanceView) -> bool:
+    """What a leader that ended by itself has left was meant to go on."""
+    is_meant = row.death is not None and row.death.cause == Cause.SELF
+    return bool(row.survivors) and not is_meant
 
 
 def check_known(rows: Sequence[InstanceView]) -> None:
@@ -128,6 +139,10 @@ def check_known(rows: Sequence[InstanceView]) -> None:
         render.error(f"{row.id}: its worker {row.worker} does not answer")
     if unknown:
         raise TimedOut(f"what became of {len(unknown)} of {len(rows)} instances is unknown yet")
+
+
+def _enforced(row: InstanceView) -> str:
+    return " ".join(f"{name}={how}" for name, how in sorted(row.enforced.items())) or MISSING
 
 
 def _ran(row: InstanceView) -> str:
@@ -155,6 +170,7 @@ INSTANCES: Listing[InstanceView] = Listing(
         Column("MAX RSS", lambda row: render.size(row.usage.max_rss_bytes)),
         Column("RSS", lambda row: render.size(row.usage.rss_bytes), is_wide=True),
         Column("RESTART", lambda row: row.restart, is_wide=True),
+        Column("ENFORCED", _enforced, is_wide=True),
         Column("STARTED", lambda row: row.started_at or MISSING, is_wide=True),
         Column("ENDED", lambda row: row.ended_at or MISSING, is_wide=True),
         Column("DIGEST", lambda row: render.short(row.digest), is_wide=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from signal import SIGKILL, SIGXCPU, SIGXFSZ
 
 import msgspec
 
@@ -18,6 +19,7 @@ from corps.model.instance import (
     RssSource,
     Signaled,
     SpawnFailed,
+    Survivor,
     Usage,
     Vanished,
 )
@@ -62,15 +64,28 @@ def died(report: Report, listed: KeptAttempt, reason: str | None, now: float) ->
         started_at=report.started_at or (listed.forked_at if did_start else None),
         ended_at=listed.ended_at if listed.ended_at is not None else now,
         delivered=delivered(listed) + _on_their_way(listed),
+        enforced=listed.enforced or report.enforced,
     )
 
 
 def testified(evidence: Evidence | None, listed: KeptAttempt, now: float) -> Evidence | None:
     """What was seen of a death, together with what its keeper knows of it."""
-    if listed.deadline_s is None:
-        return evidence
-    limit = f"its keeper ended it: it had not executed {listed.deadline_s:g} s after its fork"
-    return msgspec.structs.replace(evidence or Evidence(seen_at=now), limit=limit)
+    if evidence is None and not listed.executed and listed.deadline_s is None:
+        return None
+    seen = evidence or Evidence(seen_at=now)
+    oom = _oom(listed)
+    return msgspec.structs.replace(
+        seen,
+        oom=oom or seen.oom,
+        proves_oom=oom is not None or seen.proves_oom,
+        limit=_limit(listed) or seen.limit,
+        lingering=listed.lingering,
+        survivors=survivors(listed),
+    )
+
+
+def survivors(listed: KeptAttempt) -> tuple[Survivor, ...]:
+    return tuple(Survivor(pid=one.pid, command=one.command) for one in listed.survivors)
 
 
 def delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:
@@ -115,6 +130,32 @@ def _death(listed: KeptAttempt, reason: str | None, *, was_seen: bool) -> Death:
         # Without a pid, of a damaged record, the keeper cannot have looked whether it is gone.
         return Vanished(reason=reason, may_have_run=not was_seen, may_still_run=listed.pid == 0)
     return _from_status(listed.status)
+
+
+def _oom(listed: KeptAttempt) -> str | None:
+    """The kernel counts for each group whom the OOM killer took."""
+    if not listed.oom_kills:
+        return None
+    whom = "1 process" if listed.oom_kills == 1 else f"{listed.oom_kills} processes"
+    return f"the OOM killer took {whom} of this instance at its memory limit"
+
+
+def _limit(listed: KeptAttempt) -> str | None:
+    """The limit that ended it; of a death by SIGKILL or SIGXCPU nothing else may be said here."""
+    if listed.deadline_s is not None:
+        return f"its keeper ended it: it had not executed {listed.deadline_s:g} s after its fork"
+    number = (listed.status or 0) & 0x7F
+    notes = [sent.note for sent in listed.signals if sent.note]
+    if number == SIGKILL and notes:
+        return f"its worker ended it: {notes[-1]}"
+    if number == SIGXCPU and "cpu" in listed.enforced:
+        return "it had used the CPU time of its limit cpu"
+    if number in (SIGXCPU, SIGKILL):
+        return None
+    if number == SIGXFSZ:
+        return "a file had reached the size that setrlimit(2) allows"
+    met = [f"{name}, {times} times" for name, times in sorted(listed.limit_hits.items())]
+    return f"it met its limits: {'; '.join(met)}" if met else None
 
 
 def _from_status(status: int) -> Death:

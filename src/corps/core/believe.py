@@ -66,6 +66,7 @@ def report(said: Report) -> Report | None:
         return None  # that is the master's word for a silent worker
     pid = said.pid if said.pid is not None and 0 < said.pid < PID_MAX else None
     is_dead = said.state is InstanceState.DEAD
+    is_ending = is_dead or said.state is InstanceState.STOPPING  # in vain, perhaps
     return msgspec.structs.replace(
         said,
         pid=pid,
@@ -78,7 +79,7 @@ def report(said: Report) -> Report | None:
         death=_death(said.death) if is_dead and said.death is not None else None,
         usage=None if said.usage is None else _usage(said.usage),
         enforced=_enforced(said.enforced),
-        evidence=None if said.evidence is None or not is_dead else evidence(said.evidence),
+        evidence=None if said.evidence is None or not is_ending else evidence(said.evidence),
         fetched_bytes=None if said.fetched_bytes is None else count(said.fetched_bytes),
         measured=None if said.measured is None or not is_dead else measured(said.measured),
     )

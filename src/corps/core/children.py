@@ -18,6 +18,7 @@ from corps.core.attempts import (
     delivered,
     died,
     kept,
+    survivors,
     testified,
     usage_of,
 )
@@ -184,13 +185,15 @@ class Children:
                     self._list(said)
                 case keeper.Spawned():
                     self._spawned(said)
+                case keeper.Stuck():
+                    self._stuck(said.attempt)
                 case keeper.Ended():
                     self._ended(said.attempt)
                 case keeper.Signaled():
                     self._signaled(said)
                 case keeper.Refused():
                     if said.key is not None:
-                        death = SpawnFailed(stage="keeper", errno=0, message=said.reason)
+                        death = SpawnFailed(stage=said.stage, errno=0, message=said.reason)
                         self.not_started(said.key, death, self._evidence.get(said.key))
                 case keeper.TotalsNow():
                     pass  # the driver answers questions with it
@@ -225,8 +228,11 @@ class Children:
         if listed.executed:  # else its pid may yet be another one: it has not begun
             self._update(attempt, pid=listed.pid, forked_at=listed.forked_at, delivered=now)
         if listed.executed and attempt.report.state is S.STARTING:
-            self._update(attempt, state=S.RUNNING, started_at=listed.forked_at)
+            started = {"started_at": listed.forked_at, "enforced": listed.enforced}
+            self._update(attempt, state=S.RUNNING, **started)
             self._press(attempt)
+        if listed.survivors:
+            self._stuck(listed)
 
     def _not_listed(self, attempt: Attempt) -> None:
         if _is_waiting(attempt):
@@ -245,6 +251,7 @@ class Children:
                 pid=said.pid,
                 forked_at=said.forked_at,
                 started_at=said.executed_at,
+                enforced=said.enforced,
             )
             self._press(attempt)
 
@@ -278,6 +285,13 @@ class Children:
             self.not_started(key, CANCELLED)
         elif attempt is not None and self._has_keeper:
             self.spawn(attempt)
+
+    def _stuck(self, listed: keeper.KeptAttempt) -> None:
+        """It lives, and what should have ended it had no effect: its operator must know."""
+        attempt = self.table.get(listed.key)
+        if attempt is not None and attempt.report.state is not S.DEAD:
+            stuck = Evidence(seen_at=self.now, survivors=survivors(listed))
+            self._update(attempt, evidence=stuck)
 
     # ---- signals
 

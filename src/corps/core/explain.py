@@ -20,6 +20,9 @@ from corps.model.instance import (
     SpawnFailed,
     Vanished,
 )
+from corps.model.terms import Linger
+
+SURVIVORS_MAX = 3  # that a sentence names; the certificate has them all
 
 
 def signal_name(number: int) -> str:
@@ -38,6 +41,11 @@ def errno_name(number: int) -> str:
 def explain(death: Death, attempt: Instance | Certificate) -> tuple[Cause, str]:
     """Cause and sentence. Only a signal that was really delivered can make a death ours, and only
     evidence that names the process or its cgroup makes it the OOM killer's."""
+    cause, text = _explain(death, attempt)
+    return cause, text + _survivors(cause, attempt)
+
+
+def _explain(death: Death, attempt: Instance | Certificate) -> tuple[Cause, str]:
     asked = attempt.asked
     match death:
         case Exited():
@@ -130,6 +138,19 @@ def _found(number: int, attempt: Instance | Certificate) -> tuple[Cause, str] | 
     if evidence.limit is not None and number in (signal.SIGKILL, signal.SIGXCPU):
         return Cause.LIMIT, evidence.limit
     return None
+
+
+def _survivors(cause: Cause, attempt: Instance | Certificate) -> str:
+    """`; 1 process survived: 4711 dd (in disk sleep)`."""
+    left = attempt.evidence.survivors if attempt.evidence else ()
+    if not left:
+        return ""
+    is_kept = attempt.launch.terms.linger is Linger.KEEP and cause is Cause.SELF
+    verb = "left running" if is_kept else "survived"
+    whom = "1 process" if len(left) == 1 else f"{len(left)} processes"
+    named = ", ".join(f"{one.pid} {one.command}" for one in left[:SURVIVORS_MAX])
+    more = f" and {len(left) - SURVIVORS_MAX} more" if len(left) > SURVIVORS_MAX else ""
+    return f"; {whom} {verb}: {named}{more}"
 
 
 def _stranger(evidence: Evidence | None) -> str:

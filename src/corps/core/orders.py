@@ -328,7 +328,7 @@ def _is_settled(command: AnyCommand, instance: Instance) -> bool:
             is_settled = instance.is_waiting or instance.attempt > 1  # it had its first attempt
             return is_settled or instance.state in _STARTED
         case Stop() | Kill():
-            return instance.state in _ENDED
+            return instance.state in _ENDED or instance.is_stuck
         case Signal():
             return instance.is_waiting or instance.state in _ENDED
         case Remove() | Copy() | Delete():

@@ -1,6 +1,7 @@
 """Births, signals and deaths of attempts. What the worker is told is in the journal before.
 
-Own children are reaped after SIGCHLD; those of a keeper that died are watched by their pidfd.
+Own children are reaped after SIGCHLD; those of a keeper that died are watched by their pidfd. A
+death is in the journal at once, and told when its tree is over.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ import signal
 import time
 from collections.abc import Callable
 
-from corps.keeper import process
+from corps.keeper import limits, process
+from corps.keeper.cgroup import Groups
 from corps.keeper.journal import RESERVE_BYTES, Journal
-from corps.keeper.process import FAILED, USED, USING, Child, Json, Launch
+from corps.keeper.kin import Kin
+from corps.keeper.limits import Json
+from corps.keeper.process import FAILED, USED, USING, Child, Launch
+from corps.keeper.tree import Trees
 
-KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX = 200, 8 << 10, 20
+KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX, SIGNAL_NOTE_MAX = 200, 8 << 10, 20, 100
 FLOOR_SLACK = 1.05  # a maximum resident set up to this is the image before exec, not the program
-PRIVATE = {"place", "identity", "executed_at"}  # of the journal, not of the worker
+PRIVATE = {"place", "identity", "executed_at", "groups", "is_swept", "keeps_children"}
+TERMS = ("tree", "enforced", "watched")
+VERDICT = {"status", "lost", "ended_at", "usage"}  # told when the tree is over as well
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -27,25 +34,34 @@ class Children:
     """`flying` are between fork and exec. `epoll` is readable when `listen` has something to do."""
 
     def __init__(
-        self, journal: Journal, is_new_kernel: bool, launch_s: float, send: Callable[..., None]
+        self,
+        journal: Journal,
+        groups: Groups,
+        send: Callable[..., None],
+        is_new_kernel: bool,
+        launch_s: float,
     ) -> None:
         self.flying: dict[str, Child] = {}
         self.epoll = select.epoll()
-        self._journal, self._send = journal, send
+        self._journal, self._groups, self._send = journal, groups, send
         self._is_new_kernel, self._launch_s = is_new_kernel, launch_s
         self._asked: dict[str, tuple[str, Launch]] = {}
         self._own: dict[int, Child] = {}
         self._heard: dict[int, Child] = {}
         self._has_deaths = False
+        self._kin = Kin(groups.name, self._own)
+        self.trees = Trees(self._kin, self._tree_over, self._tell_stuck)
 
     def take_over(self) -> None:
         """Adopt or judge what an earlier keeper left alive."""
-        for key, kept in self._journal.table.items():
+        for key, kept in list(self._journal.table.items()):
+            child = Child(key, kept["pid"])
             if not kept["is_live"]:
+                if not kept.get("is_swept", True):
+                    self._sweep_again(child, kept)
                 continue
             verdict: Json = {"lost": "machine rebooted", "executed": True}
             if self._journal.is_of_this_boot:  # else its mark may never have reached the disk
-                child = Child(key, kept["pid"])
                 child.pidfd = process.find(child.pid, key, kept["identity"])
                 flag = process.revoke(self._journal.file.number, kept["place"])
                 if flag in (USED, USING) and child.pidfd:
@@ -58,15 +74,18 @@ class Children:
                     continue
                 if flag in (USED, USING):
                     verdict["lost"] = "ended while no keeper was there"
-                else:
-                    verdict = {"failed_stage": "execve" if flag == FAILED else "never_executed"}
+                    self._journal.put(key, is_live=False, is_swept=False, **verdict)
+                    self._sweep_again(child, kept)
+                    continue
+                verdict = {"failed_stage": "execve" if flag == FAILED else "never_executed"}
             self._journal.put(key, is_live=False, **verdict)
         if self.flying:  # their marks may still change, in this file
             return
         if not self._journal.compact() and not self._journal.is_of_this_boot:
             raise OSError("cannot write a journal of this boot")
+        self._groups.clean()
 
-    def spawn(self, message: Json) -> str | None:
+    def spawn(self, message: Json) -> Json | None:
         """Ask for a launch; a known key is answered. Return why it is refused."""
         key, note = message["key"], message["note"]
         if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
@@ -78,12 +97,16 @@ class Children:
         try:
             launch, size = process.prepare(message), len(note.encode())
         except ValueError as error:
-            return str(error)
+            return {"reason": str(error)}
+        if reason := limits.above(message["rlimits"]) or self._groups.lacks(message):
+            return {"reason": reason, "stage": "limits"}
+        if not self._groups.base:
+            launch.env |= [self._kin.variable(key)]
         if size > NOTE_MAX_BYTES:
-            return f"a note of {size} bytes: at most {NOTE_MAX_BYTES}"
+            return {"reason": f"a note of {size} bytes: at most {NOTE_MAX_BYTES}"}
         notes = len(note) + sum(len(text) for text, _ in self._asked.values())
         if not self._journal.has_room(12 * notes + (len(self._asked) + 1) * 2 * RESERVE_BYTES):
-            return "no room in the journal: is the disk full?"
+            return {"reason": "no room in the journal: is the disk full?"}
         self._asked[key] = note, launch
         return None
 
@@ -95,10 +118,14 @@ class Children:
         if not self._asked:
             return
         fd, asked, self._asked = self._journal.file.number, self._asked, {}
-        born = [process.start(key, launch, fd) for key, (_, launch) in asked.items()]
+        made = [self._groups.make(key, launch.message) for key, (_, launch) in asked.items()]
+        born = [
+            process.start(key, launch, fd, groups)
+            for (key, (_, launch)), groups in zip(asked.items(), made, strict=True)
+        ]
         for child in born:
             kept: Json = {"pid": child.pid, "note": asked[child.key][0], "forked_at": _now()}
-            kept |= {"is_live": True, "executed": False, "identity": 0}
+            kept |= {"is_live": True, "executed": False, "identity": 0} | child.terms
             if child.pidfd:
                 kept["identity"] = process.identity(child.pid, child.pidfd, self._is_new_kernel)
             self._journal.put(child.key, **kept)
@@ -106,8 +133,8 @@ class Children:
         is_written = self._journal.write(is_batch=True)
         for child in born:
             if not child.pipe:
-                self._end(child, failed_stage="fork", failed_errno=child.errno)
-                self.tell(child.key)
+                self._end(child, failed_stage=child.doom, failed_errno=child.errno)
+                self.trees.end(child, self._journal.table[child.key], is_own=True)
                 continue
             self._own[child.pid] = self.flying[child.key] = child
             child.deadline = time.monotonic() + self._launch_s
@@ -130,7 +157,7 @@ class Children:
         if child and key in self.flying and number != signal.SIGKILL:
             child.waiting += (number,)
         else:
-            self._deliver(key, number)
+            self._deliver(key, number, message["note"][:SIGNAL_NOTE_MAX])
 
     def forget(self, message: Json) -> None:
         table = self._journal.table
@@ -142,17 +169,18 @@ class Children:
         kept, child = self._journal.table[key], self._journal.living.get(key)
         if not child:
             self._send({"type": "ended", "attempt": self.told(key)})
-        elif kept["executed"]:
-            spawned = {name: kept[name] for name in ("pid", "forked_at")}
+        elif kept["executed"] and child.pidfd:
+            spawned = {name: kept[name] for name in ("pid", "forked_at", *TERMS) if name in kept}
             spawned["executed_at"] = kept.get("executed_at", kept["forked_at"])
             self._send({"type": "spawned", "key": key} | spawned, child.pidfd)
 
     def told(self, key: str) -> Json:
         child = self._journal.living.get(key)
         has_pidfd = child is not None and child.pidfd is not None
-        kept = self._journal.table[key].items()
-        told = {name: value for name, value in kept if name not in PRIVATE}
-        return told | {"key": key, "has_pidfd": has_pidfd}
+        kept = self._journal.table[key]
+        hidden = PRIVATE | VERDICT if child and not kept["is_live"] else PRIVATE
+        told = {name: value for name, value in kept.items() if name not in hidden}
+        return told | {"key": key, "has_pidfd": has_pidfd, "is_live": child is not None}
 
     def listen(self) -> None:
         """What pipes and pidfds have to say."""
@@ -169,7 +197,7 @@ class Children:
             while seen := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 is_exit, is_core = seen.si_code == os.CLD_EXITED, seen.si_code == os.CLD_DUMPED
                 status = seen.si_status << 8 if is_exit else seen.si_status | is_core << 7
-                self._bury(seen.si_pid, self._own.pop(seen.si_pid, None), status)
+                self._bury(seen.si_pid, self._own.get(seen.si_pid), status)
 
     def end_late_launches(self, now: float) -> None:
         for child in list(self.flying.values()):
@@ -239,7 +267,11 @@ class Children:
         elif child:
             stage, code = (child.report.decode() or f"{child.doom} 0").split()
             self._end(child, failed_stage=stage, failed_errno=int(code) or None)
+        owner = child or self._owner(pid)
+        if child:
+            self.trees.end(child, self._journal.table[child.key], is_own=True)
         used, totals = os.wait4(pid, 0)[2], self._journal.totals
+        self._own.pop(pid, None)
         usage = {"cpu_user_s": round(used.ru_utime, 6), "cpu_system_s": round(used.ru_stime, 6)}
         for name, value in usage.items():
             totals[name] = round(totals[name] + value, 6)
@@ -249,12 +281,46 @@ class Children:
             totals["max_rss_bytes"] = max(totals["max_rss_bytes"], usage["max_rss_bytes"])
         totals["children_dead"] += 1
         self._has_deaths = True
-        if child:
-            if self._journal.table[child.key]["executed"]:
-                self._journal.put(child.key, usage=usage)
-            self.tell(child.key)
-            for number in child.waiting:
-                self._deliver(child.key, number)
+        if owner:
+            _add(owner.usage, usage)
+        if child and child.over is not None:
+            self._tell_end(child)
+
+    def _owner(self, pid: int) -> Child | None:
+        """Whose orphan this was."""
+        key = self._kin.reaped(pid) or self._groups.owner(pid)
+        return self._journal.living.get(key) if key else None
+
+    def _sweep_again(self, child: Child, kept: Json) -> None:
+        """Its leader is dead, and an earlier keeper did not see the end of its tree."""
+        if self._journal.is_of_this_boot:
+            self._journal.living[child.key] = child
+            self.trees.end(child, kept, is_own=False)
+        else:
+            self._journal.put(child.key, is_swept=True)
+
+    def _tree_over(self, child: Child, facts: Json) -> None:
+        child.over = facts
+        if child.pid not in self._own:  # else it is reaped first: its usage belongs to its end
+            self._tell_end(child)
+
+    def _tell_stuck(self, child: Child, facts: Json) -> None:
+        self._journal.put(child.key, **facts)
+        self._send({"type": "stuck", "attempt": self.told(child.key)})
+
+    def _tell_end(self, child: Child) -> None:
+        """The leader is dead, and reaped if it was ours; its tree too, or what is left is named."""
+        assert child.over is not None
+        kept = self._journal.table[child.key]
+        if kept.get("survivors"):  # told while it was stuck
+            child.over.setdefault("survivors", [])
+        if child.usage and kept["executed"]:
+            child.over["usage"] = child.usage
+        self._journal.put(child.key, is_swept=True, **child.over)
+        self._journal.living.pop(child.key, None)
+        self.tell(child.key)
+        for number in child.waiting:
+            self._deliver(child.key, number)
 
     def _lose(self, child: Child) -> None:
         """An adopted one has ended: no child of ours, but the kernel may tell how."""
@@ -273,23 +339,25 @@ class Children:
         else:
             verdict["executed"] = True
         self._end(child, **verdict)
-        self.tell(child.key)
+        self.trees.end(child, self._journal.table[child.key], is_own=False)
 
     def _end(self, child: Child, **verdict: object) -> None:
-        self._journal.put(child.key, **{"is_live": False, "ended_at": _now()} | verdict)
+        dead: Json = {"is_live": False, "is_swept": False, "ended_at": _now()}
+        self._journal.put(child.key, **dead | verdict)
         self._journal.write()
-        self._journal.living.pop(child.key, None)
         self.flying.pop(child.key, None)
 
-    def _deliver(self, key: str, number: int) -> None:
+    def _deliver(self, key: str, number: int, note: str = "") -> None:
         child = self._journal.living.get(key)
         failed = 0
+        if child and number == signal.SIGKILL:
+            self.trees.kill(child, self._journal.table[key], is_own=child.pid in self._own)
         try:
             if not 0 < number < signal.NSIG:
                 raise OSError(errno.EINVAL, "no such signal")
             if not child or not child.pidfd or process.ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
-            self._note_signal(child, number)
+            self._note_signal(child, number, note)
             signal.pidfd_send_signal(child.pidfd.number, number)
             if number in ENDING:  # a stopped process acts on it only when it runs
                 with contextlib.suppress(ProcessLookupError):
@@ -297,12 +365,15 @@ class Children:
             self._note_sent(child)
         except OSError as error:
             failed = error.errno or errno.EINVAL
+            if child and self._journal.table[key].get("sending"):
+                self._journal.put(key, sending=None)
         self._send({"type": "signaled", "key": key, "signal": number, "errno": failed})
 
-    def _note_signal(self, child: Child, number: int) -> None:
+    def _note_signal(self, child: Child, number: int, note: str) -> None:
         """Before it is sent: whoever takes over should know whose signal that may have been."""
         if self._journal.has_room(2 * RESERVE_BYTES):
-            self._journal.put(child.key, sending={"signal": number, "at": _now()})
+            sending = {"signal": number, "at": _now()} | ({"note": note} if note else {})
+            self._journal.put(child.key, sending=sending)
             self._journal.write()
 
     def _note_sent(self, child: Child) -> None:
@@ -310,6 +381,14 @@ class Children:
         if kept.get("sending"):
             signals = [*kept.get("signals", ()), kept["sending"]][-SIGNALS_MAX:]
             self._journal.put(child.key, signals=signals, sending=None)
+
+
+def _add(total: Json, usage: Json) -> None:
+    """CPU is a sum, the resident set a maximum; the floor is the leader's."""
+    for name in ("cpu_user_s", "cpu_system_s"):
+        total[name] = round(total.get(name, 0.0) + usage[name], 6)
+    for name in ("max_rss_bytes", "floor_bytes"):
+        total[name] = max(total.get(name, 0), usage[name])
 
 
 def _now() -> float:

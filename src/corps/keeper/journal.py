@@ -16,7 +16,8 @@ import os
 import select
 import struct
 
-from corps.keeper.process import MARK, UNUSED, USED, Child, Fd, Json
+from corps.keeper.limits import Json
+from corps.keeper.process import MARK, UNUSED, USED, Child, Fd
 
 VERSION = 2
 GROW_BYTES, COMPACT_MIN_BYTES = 4 << 20, 1 << 20

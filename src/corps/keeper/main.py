@@ -1,10 +1,12 @@
 """The keeper: the tiny process that forks, execs and reaps for one worker, and outlives it.
 
     PYTHON -I -S -E -c "import sys; sys.path.insert(0, SRC); from corps.keeper.main import main; \\
-        main()" DIR [--durable] [--lost-status] [--idle-s=SECONDS] [--launch-s=SECONDS]
+        main()" DIR [OPTION...]
 
-`command` makes this argv. DIR has keeper.lock, keeper.sock and journal. The messages are those of
-corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for anybody.
+`command` makes this argv; options: --durable, --lost-status, --no-cgroup, --no-controllers,
+--idle-s=SECONDS and --launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The messages
+are those of corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for
+anybody.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ import time
 from collections import deque
 
 from corps.keeper import process
+from corps.keeper.cgroup import Groups, homes
 from corps.keeper.children import Children
 from corps.keeper.journal import Journal, encode, log
-from corps.keeper.process import Fd, Json
+from corps.keeper.limits import Json
+from corps.keeper.process import Fd
 
 LAUNCH_MAX_S, IDLE_MAX_S, LOOK_S = 30.0, 60.0, 1.0
 FLYING_MAX = 128  # children between fork and exec
@@ -37,11 +41,14 @@ PART_MAX, PART_BYTES = 200, 256 << 10  # of a listing; SCM_RIGHTS takes 253 desc
 PR_SET_CHILD_SUBREAPER = 36
 RT_SIGACTION = {"x86_64": 13, "aarch64": 134}  # the number of rt_sigaction(2)
 SIGACTION_BYTES = 32  # of the kernel's struct: all zero is SIG_DFL
-SHAPES: dict[str, dict[str, type]] = {
-    "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note"), str)
-    | {"argv": list, "env": dict},
-    "signal": {"key": str, "signal": int},
-    "forget": {"keys": list},
+NONE = type(None)
+SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note"), (str,))
+    | {"argv": (list,), "env": (dict,), "rlimits": (dict,), "groups": (list,), "watched": (list,)}
+    | dict.fromkeys(("uid", "gid", "nice", "umask", "memory_bytes", "pids"), (int, NONE))
+    | {"cpus": (float, NONE), "keeps_children": (bool,)},
+    "signal": {"key": (str,), "signal": (int,), "note": (str,)},
+    "forget": {"keys": (list,)},
     "list": {},
     "quit": {},
 }
@@ -90,7 +97,9 @@ class Keeper:
             self._journal = Journal(file.read().strip(), "--durable" in options)
         is_new_kernel &= "--lost-status" not in options
         launch_s = _seconds(options, "--launch-s=", LAUNCH_MAX_S)
-        self._children = Children(self._journal, is_new_kernel, launch_s, self._send)
+        has_limits = "--no-controllers" not in options
+        self._groups = Groups(_places(), "--no-cgroup" not in options, has_limits)
+        self._children = Children(self._journal, self._groups, self._send, is_new_kernel, launch_s)
         self._children.take_over()
         self._listener = _listen()
         self._epoll = select.epoll()
@@ -115,14 +124,17 @@ class Keeper:
             self._flush()
         with contextlib.suppress(FileNotFoundError):
             os.unlink("keeper.sock")
+        self._groups.clean(is_over=True)
 
     def _timeout_s(self) -> float:
         deadlines = [child.deadline for child in self._children.flying.values()]
+        deadlines.append(self._children.trees.wake_at())
         return max(0.0, min(LOOK_S, min([self._idle_at, *deadlines]) - time.monotonic()))
 
     def _look_at_the_clock(self) -> None:
         now, living = time.monotonic(), len(self._journal.living)
         self._children.end_late_launches(now)
+        self._children.trees.look(now)
         self._idle_at = math.inf if self._link or living else min(self._idle_at, now + self._idle_s)
         if self._is_told_to_end and living:
             log(f"SIGTERM: not ending, {living} children live")
@@ -185,12 +197,13 @@ class Keeper:
         message = json.loads(self._inbox[4:end].decode("utf-8", "surrogateescape"))
         del self._inbox[:end]
         shape = SHAPES.get(str(message.get("type"))) if type(message) is dict else None
-        if shape is None or any(type(message.get(name)) is not shape[name] for name in shape):
+        if shape is None or any(type(message.get(name)) not in shape[name] for name in shape):
             raise ValueError("its type is unknown, or a field is missing or wrong")
         return dict(message)
 
     def _request(self, message: Json) -> None:
-        kind, living, refused = message["type"], len(self._journal.living), None
+        kind, living = message["type"], len(self._journal.living)
+        refused: Json | None = None
         if kind == "spawn":
             refused = self._children.spawn(message)
         else:
@@ -202,10 +215,10 @@ class Keeper:
         elif kind == "list":
             self._list()
         elif kind == "quit":
-            refused = f"{living} children live" if living else None
+            refused = {"reason": f"{living} children live"} if living else None
             self._is_done = not living
         if refused:
-            self._send({"type": "refused", "key": message.get("key"), "reason": refused})
+            self._send({"type": "refused", "key": message.get("key"), "stage": "keeper"} | refused)
 
     def _list(self) -> None:
         keys, told = list(reversed(self._journal.table)), self._children.told
@@ -281,6 +294,11 @@ def _settle_down() -> None:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
     gc.disable()
     gc.freeze()
+
+
+def _places() -> dict[str, str]:
+    with open("/proc/self/mountinfo") as mounts, open("/proc/self/cgroup") as own:
+        return homes(mounts.read(), own.read())
 
 
 def _has_pidfs() -> bool:

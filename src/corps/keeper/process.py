@@ -1,12 +1,14 @@
 """Processes: a child from its fork to its program, and any process known by a pidfd.
 
-fork; gate (the attempt is in the journal now); log; chdir; mark the right to exec as used; execve.
-What fails in the child is told as `stage errno` in a pipe that exec closes.
+fork (into its group); gate (the attempt is in the journal now); log; nice, umask, limits, user;
+chdir; mark the right to exec as used; execve. What fails in the child is told as `stage errno` in
+a pipe that exec closes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -16,14 +18,15 @@ import signal
 import stat
 import struct
 
+from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
+
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
-    from typing import Any
+    from corps.keeper.cgroup import Made
 
 UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
-NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the keeper raises its own
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), Linux >= 6.13
@@ -33,8 +36,8 @@ STARTED, EXIT_CODE = 22, 52  # fields of /proc/PID/stat, proc_pid_stat(5)
 GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT)  # no such process, or now a mere thread
 HIDDEN = (errno.EACCES, errno.EPERM)  # another user's, or made so by a setuid program
 
-Json = dict[str, "Any"]
-Launch = tuple[bytes, list[bytes], dict[bytes, bytes], bytes, bytes, bytes]
+CLONE3, CLONE_PIDFD, CLONE_INTO_CGROUP = 435, 0x1000, 0x200000000
+CLONE_ARGS = struct.Struct("=11Q")  # clone3(2): flags, pidfd, 2 more, exit_signal, 5 more, cgroup
 
 
 class Fd:
@@ -55,50 +58,92 @@ class Child:
     gate: Fd | None = None
     pipe: Fd | None = None
     waiting: tuple[int, ...] = ()  # signals for when it has executed
+    over: Json | None = None  # facts of its tree, once that is over
 
     def __init__(self, key: str, pid: int = 0) -> None:
         self.key, self.pid = key, pid
+        self.usage: Json = {}  # of it and of its orphans that are reaped
+        self.terms: Json = {}  # groups, tree, enforced, keeps_children: as the journal has them
+
+
+class Launch:
+    """What a child needs, as bytes."""
+
+    def __init__(self, message: Json) -> None:
+        names = ("path", "cwd", "stdout", "stderr")
+        self.path, self.cwd, self.stdout, self.stderr = (_bytes(message[name]) for name in names)
+        self.argv = [_bytes(word) for word in message["argv"]]
+        self.env = {_bytes(name): _bytes(value) for name, value in message["env"].items()}
+        self.message = message
 
 
 def prepare(message: Json) -> Launch:
-    """What a child needs, as bytes; ValueError says what can never be executed."""
-    names = ("path", "cwd", "stdout", "stderr")
-    path, cwd, stdout, stderr = (_bytes(message[name]) for name in names)
-    env = {_bytes(name): _bytes(value) for name, value in message["env"].items()}
-    if not message["argv"] or any(not name or b"=" in name for name in env):
+    """ValueError says what can never be executed."""
+    launch = Launch(message)
+    if not launch.argv or any(not name or b"=" in name for name in launch.env):
         raise ValueError("argv is empty, or a name in env is or has a '='")
-    return path, [_bytes(word) for word in message["argv"]], env, cwd, stdout, stderr
+    return launch
 
 
-def start(key: str, launch: Launch, journal: int) -> Child:
+def start(key: str, launch: Launch, journal: int, groups: Made) -> Child:
     """Fork a child that waits at its gate. One without a pid has an errno instead."""
     child = Child(key)
+    child.terms, child.errno = groups.terms, groups.errno
+    if child.errno:
+        child.doom = "cgroup"
+        return child
     try:
         gate, pipe = [Fd(fd) for fd in os.pipe()], [Fd(fd) for fd in os.pipe()]
         if pipe[1].number >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        child.pid = os.fork()
+        child.pid, child.pidfd = fork(groups.birthplace)
     except OSError as error:
-        child.errno = error.errno or errno.EAGAIN
+        child.errno, child.doom = error.errno or errno.EAGAIN, "fork"
         return child
     if child.pid == 0:
         try:
-            _become(launch, gate[0].number, pipe[1].number, journal)
+            _become(launch, groups.to_join, gate[0].number, pipe[1].number, journal)
         finally:
             os._exit(126)
     child.gate, child.pipe = gate[1], pipe[0]
     os.set_blocking(pipe[0].number, False)
-    with contextlib.suppress(OSError):
-        child.pidfd = Fd(os.pidfd_open(child.pid))
     return child
 
 
-def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
+def fork(group: str) -> tuple[int, Fd | None]:
+    """A child and its pidfd, born in this group: to move it there later would cost more than the
+    fork. A group on which cgroup.kill was ever written would kill it at birth (Linux 6.18)."""
+    if not group:
+        pid = os.fork()
+        with contextlib.suppress(OSError):
+            return pid, Fd(os.pidfd_open(pid)) if pid else None
+        return pid, None
+    at = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    pidfd = ctypes.c_int()
+    args = CLONE_ARGS.pack(
+        CLONE_PIDFD | CLONE_INTO_CGROUP,
+        ctypes.addressof(pidfd),
+        *(0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0),
+        at,
+    )
+    pid = LIBC.syscall(CLONE3, args, CLONE_ARGS.size)
+    if pid == 0:
+        return 0, None
+    os.close(at)
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return pid, Fd(pidfd.value)
+
+
+def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: int) -> None:
     """In the child. Exec resets the signals: the keeper ignores none, it has handlers for them."""
-    path, argv, env, cwd, stdout, stderr = launch
-    stage, place = "gate", 0
+    stage, place = "cgroup", 0
     try:
         signal.set_wakeup_fd(-1)
+        for group in groups:
+            fd = os.open(f"{group}/cgroup.procs", os.O_WRONLY)
+            os.write(fd, b"0")
+        stage = "gate"
         os.setsid()
         low = 3
         for kept in sorted((gate, status, journal)):
@@ -112,15 +157,18 @@ def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
         (place,) = PLACE.unpack(right)
         stage = "log"
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, name in ((1, stdout), (2, stderr)):
-            fd = os.open(name, LOG_FLAGS, 0o640)
+        for number, path in ((1, launch.stdout), (2, launch.stderr)):
+            fd = os.open(path, LOG_FLAGS, 0o640)
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 raise OSError(errno.ENXIO, "not a regular file with one name")
             os.set_blocking(fd, True)
             os.dup2(fd, number)
+        for name, accept in TERMS:
+            stage = name
+            accept(launch.message)
         stage = "chdir"
-        os.chdir(cwd)
+        os.chdir(launch.cwd)
         floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         stage = "mark"  # the lock is held until exec closes `journal`
         fcntl.lockf(journal, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
@@ -130,7 +178,7 @@ def _become(launch: Launch, gate: int, status: int, journal: int) -> None:
         ):
             return
         stage = "execve"
-        os.execve(path, argv, env)
+        os.execve(launch.path, launch.argv, launch.env)
     except (OSError, MemoryError) as error:
         if stage == "execve":
             os.pwrite(journal, bytes([FAILED]), place)

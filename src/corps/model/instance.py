@@ -241,6 +241,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return attempt_key(self.id, self.attempt)
 
     @property
+    def is_stuck(self) -> bool:
+        """SIGKILL has no effect: it sleeps in the kernel, where only the kernel can wake it."""
+        is_stopping = self.state is InstanceState.STOPPING
+        return is_stopping and self.evidence is not None and bool(self.evidence.survivors)
+
+    @property
     def is_live(self) -> bool:
         """It may be running now or later, as far as the master knows."""
         return self.state is not InstanceState.DEAD

@@ -64,6 +64,8 @@ class InstanceView(View, frozen=True, kw_only=True):
     restart: str = "never"
     not_before: str | None = None
     failures: int = 0
+    enforced: dict[str, str] = {}
+    survivors: tuple[Survivor, ...] = ()
 
 
 class TreeView(View, frozen=True, kw_only=True):

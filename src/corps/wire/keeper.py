@@ -57,10 +57,14 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
 
 
 class SendSignal(KeeperMessage, frozen=True, kw_only=True, tag="signal"):
-    """Send by pidfd; before exec all but SIGKILL wait for the program. Answer: Signaled."""
+    """Send by pidfd; before exec all but SIGKILL wait for the program. Answer: Signaled.
+
+    `note` is kept with a signal that was delivered: why the worker itself has sent it.
+    """
 
     key: AttemptKey
     signal: int
+    note: str = ""
 
 
 class Forget(KeeperMessage, frozen=True, kw_only=True):
@@ -95,6 +99,7 @@ class KeptUsage(msgspec.Struct, frozen=True, kw_only=True):
 class KeptSignal(msgspec.Struct, frozen=True, kw_only=True):
     signal: int
     at: float
+    note: str = ""
 
 
 class KeptSurvivor(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +115,8 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     known; `executed` then says whether it had used its right to exec. `enforced`: each limit and
     what holds it; `tree`: by what its descendants are found, `cgroup` or `marker`; `lingering`: how
     many there were when the leader ended; `survivors`: those that could not be ended; `oom_kills`:
-    of its cgroup; `deadline_s`: it had not executed so long after its fork, and its keeper killed
+    of its cgroup; `limit_hits`: how often it met a limit; `watched`: the limits that the worker
+    has to see to; `deadline_s`: it had not executed so long after its fork, and its keeper killed
     it; `sending`: a signal that was on its way when an earlier keeper died, sent or not.
     Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
     never_executed without an errno.
@@ -137,6 +143,8 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     survivors: tuple[KeptSurvivor, ...] = ()
     oom_kills: int | None = None
     deadline_s: float | None = None
+    limit_hits: dict[str, int] = {}
+    watched: dict[str, int] = {}
 
 
 class Spawned(KeeperMessage, frozen=True, kw_only=True):
@@ -146,6 +154,15 @@ class Spawned(KeeperMessage, frozen=True, kw_only=True):
     pid: int
     forked_at: float
     executed_at: float
+    tree: str | None = None
+    enforced: dict[str, str] = {}
+    watched: dict[str, int] = {}
+
+
+class Stuck(KeeperMessage, frozen=True, kw_only=True):
+    """It was sent SIGKILL and does not die: `survivors` names the leader and what is with it."""
+
+    attempt: KeptAttempt
 
 
 class Ended(KeeperMessage, frozen=True, kw_only=True):
@@ -182,6 +199,7 @@ class Refused(KeeperMessage, frozen=True, kw_only=True):
 
     key: AttemptKey | None
     reason: str
+    stage: str = "keeper"
 
 
-FromKeeper: TypeAlias = Spawned | Ended | Signaled | Listing | TotalsNow | Refused
+FromKeeper: TypeAlias = Spawned | Stuck | Ended | Signaled | Listing | TotalsNow | Refused

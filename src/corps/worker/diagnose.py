@@ -48,6 +48,11 @@ UNEXPLAINED_WORDS = {  # when the file itself is no reason
     errno.EIO: "the disk reports an error: see the kernel's log",
 }
 STAGE_WORDS = {
+    "cgroup": "its keeper cannot make a cgroup for it",
+    "nice": "its nice value cannot be set",
+    "umask": "its umask cannot be set",
+    "limits": "its limits cannot be set",
+    "user": "it cannot become the user that was asked for",
     "never_executed": "its keeper died before it was executed",
     "killed_before_exec": "it was killed before it was executed",
     "mark": "the keeper's journal cannot be marked",

@@ -28,10 +28,11 @@ from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
 from corps.worker.sampler import Sampler
-from corps.worker.terms import spawn_terms
+from corps.worker.terms import spawn_terms, user_environment
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
 from corps.worker.watch import Watch
+from corps.worker.watchdog import Watchdog
 from corps.worker.witness import Witness
 
 TICK_S = 0.1
@@ -71,6 +72,7 @@ class WorkerDriver:
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
         self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
+        self._watchdog = Watchdog(self._keeper.send)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_leaving = False
@@ -120,6 +122,8 @@ class WorkerDriver:
         if whole:
             self._peaks_at = self._loop.time() + PEAKS_EVERY_S
             self._witness.tick()
+        if self._watchdog.is_due(self._loop.time()):
+            self._spawn_task(self._watchdog.look())
         if peaks := self._processes.peaks(whole=whole):
             self.feed(ev.Peaks(peaks))
         if self._watch_logs.is_due():
@@ -174,6 +178,10 @@ class WorkerDriver:
             terms = spawn_terms(launch.terms)
             stage = "log"
             work = self._layout.make(key)
+            user = {}
+            if terms["uid"] is not None and terms["gid"] is not None:
+                self._layout.give(key, terms["uid"], terms["gid"])
+                user = user_environment(terms["uid"], work)
             self._watch_logs.expect(key, launch.terms.log_max_bytes)
         except CorpsError as error:
             self._block(key, stage, errno.ENOENT, error.message)
@@ -187,7 +195,7 @@ class WorkerDriver:
             key=key,
             path=paths.entry_path,
             argv=(paths.entry_path, *launch.args),
-            env=self._environment(key, launch, paths, work),
+            env=self._environment(key, launch, paths, {"HOME": work} | user),
             cwd=launch.cwd or work,
             stdout=self._layout.log(key, "stdout"),
             stderr=self._layout.log(key, "stderr"),
@@ -198,12 +206,12 @@ class WorkerDriver:
         self._keeper.send(message)
 
     def _environment(
-        self, key: AttemptKey, launch: Launchable, paths: LaunchPaths, home: str
+        self, key: AttemptKey, launch: Launchable, paths: LaunchPaths, user: dict[str, str]
     ) -> dict[str, str]:
         """From empty: what every program may expect, what was asked for, and who it is."""
         instance, attempt = split_attempt_key(key)
         app, _ = split_instance_id(instance) or (instance, 0)
-        env = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", **launch.env}
+        env = {"PATH": PATH, "LANG": "C.UTF-8", **user, **launch.env}
         if paths.library_path:
             own = launch.env.get("LD_LIBRARY_PATH")
             env["LD_LIBRARY_PATH"] = f"{paths.library_path}:{own}" if own else paths.library_path
@@ -288,6 +296,7 @@ class WorkerDriver:
         over: list[AttemptKey] = []
         for message in messages:
             self._watch_logs.keeper_said(message)
+            self._watchdog.keeper_said(message)
             match message:
                 case keeper.Listing():
                     self._totals = message.totals
@@ -304,7 +313,7 @@ class WorkerDriver:
                     over.append(message.attempt.key)
                 case keeper.TotalsNow():
                     self._totals = message.totals
-                case keeper.Signaled() | keeper.Refused():
+                case keeper.Signaled() | keeper.Refused() | keeper.Stuck():
                     pass
                 case _:
                     assert_never(message)

@@ -56,6 +56,17 @@ def spawn_terms(terms: Terms) -> SpawnTerms:
     )
 
 
+def user_environment(uid: int, home: str) -> dict[str, str]:
+    """As a login gives it; `home` serves a user who has none."""
+    try:
+        known = pwd.getpwuid(uid)
+    except KeyError:
+        return {"HOME": home, "USER": str(uid), "LOGNAME": str(uid)}
+    if os.path.isdir(known.pw_dir):
+        home = known.pw_dir
+    return {"HOME": home, "USER": known.pw_name, "LOGNAME": known.pw_name}
+
+
 def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
     """uid, gid and supplementary groups; a user by number need not be known to the machine."""
     name, _, group = user.partition(":")

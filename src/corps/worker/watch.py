@@ -28,6 +28,7 @@ from corps.wire.keeper import (
     Refused,
     Signaled,
     Spawned,
+    Stuck,
     TotalsNow,
 )
 from corps.wire.output import Note
@@ -104,7 +105,7 @@ class Watch:
                 self._set(message.attempt.key, is_live=False)
             case Refused(key=str(key)):
                 self._set(key, is_live=False)
-            case Refused() | Signaled() | TotalsNow():
+            case Refused() | Signaled() | TotalsNow() | Stuck():
                 pass
             case _:
                 assert_never(message)

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ import pytest
 
 from corps.wire.keeper import Spawn
 from tests.integration.keeper.driver import Keeper
-from tests.support import programs
+from tests.support import groups, programs
 from tests.support.waiting import until
 
 MARK = "CORPS_TEST"
@@ -54,10 +54,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
     keepers: list[Keeper] = []
     fds = set(os.listdir("/proc/self/fd"))
 
-    def make(*options: str, at: str = "state", limits: str = "") -> Keeper:
+    def make(
+        *options: str, at: str = "state", limits: str = "", prefix: Sequence[str] = ()
+    ) -> Keeper:
         directory = tmp_path / at
         directory.mkdir(parents=True, exist_ok=True)
-        keepers.append(Keeper(directory, *options, limits=limits))
+        keepers.append(Keeper(directory, *options, limits=limits, prefix=prefix))
         return keepers[-1]
 
     yield make
@@ -70,6 +72,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert not left, f"processes survive the test: {left}"
+    for keeper in keepers:
+        groups.end(keeper.directory, is_expected=keeper.process.returncode != 0)
     until(lambda: len(os.listdir("/proc/self/fd")) <= len(fds))
 
 
@@ -85,6 +89,24 @@ def hung(tmp_path: Path, built: Callable[[str], str]) -> Iterator[str]:
     yield str(path)
     os.close(lease)
     signal.signal(signal.SIGIO, handler)
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[int | None], None]]:
+    """`frozen(PID)` freezes, `frozen(None)` thaws."""
+    group = Path(groups.places()["freezer"]) / f"corps-test-{os.getpid()}"
+    group.mkdir()
+
+    def freeze(pid: int | None) -> None:
+        if pid is not None:
+            (group / "cgroup.procs").write_text(str(pid))
+        wanted = "THAWED" if pid is None else "FROZEN"
+        (group / "freezer.state").write_text(wanted)
+        until(lambda: (group / "freezer.state").read_text().strip() == wanted)
+
+    yield freeze
+    freeze(None)
+    groups.remove(group)
 
 
 @pytest.fixture

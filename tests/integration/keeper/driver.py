@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -10,17 +11,20 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from corps.keeper import main as keeper_main
 from corps.keeper.main import command
 from corps.wire import keeper as wire
 from corps.wire.worker import Totals
 from tests.support.waiting import until
 
 DEADLINE_S = 20.0
+SOURCE = str(Path(keeper_main.__file__).parents[2])
 LENGTH = struct.Struct(">I")
 ENCODER = msgspec.json.Encoder()
 DECODER: msgspec.json.Decoder[wire.FromKeeper] = msgspec.json.Decoder(wire.FromKeeper)
@@ -147,10 +151,14 @@ class Link:
 class Keeper:
     """A keeper on a directory, and the newest connection to it."""
 
-    def __init__(self, directory: Path, *options: str, limits: str = "") -> None:
+    def __init__(
+        self, directory: Path, *options: str, limits: str = "", prefix: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.errors = directory / "keeper.err"
         argv = [*command(sys.executable, str(directory)), *options]
+        if prefix:  # somebody who may not come where we are
+            argv = [*prefix, *(word.replace(SOURCE, _copy(directory)) for word in argv)]
         if limits:
             argv = ["/bin/sh", "-c", f'{limits}; exec "$@"', "sh", *argv]
         with self.errors.open("ab") as errors:
@@ -200,9 +208,18 @@ class Keeper:
         assert self.process.wait(DEADLINE_S) == 0
 
 
+def _copy(directory: Path) -> str:
+    """The keeper's own room, beside its directory."""
+    source = directory.parent / "src"
+    if not source.exists():
+        shutil.copytree(Path(SOURCE) / "corps/keeper", source / "corps/keeper")
+        (source / "corps/__init__.py").touch()
+    return str(source)
+
+
 def key_of(message: wire.FromKeeper) -> str | None:
     match message:
-        case wire.Ended():
+        case wire.Ended() | wire.Stuck():
             return message.attempt.key
         case wire.Spawned() | wire.Signaled() | wire.Refused():
             return message.key

@@ -17,6 +17,7 @@ from tests.integration.keeper.driver import Keeper, frame
 Start = Callable[..., Keeper]
 Order = Callable[..., wire.Spawn]
 Built = Callable[[str], str]
+Frozen = Callable[[int | None], None]
 
 
 def test_the_keeper_knows_each_field_of_each_request() -> None:
@@ -29,7 +30,7 @@ def test_the_keeper_knows_each_field_of_each_request() -> None:
 
 
 def test_each_message_is_what_the_contract_says_and_says_all_of_it(
-    start: Start, order: Order, built: Built, hung: str
+    start: Start, order: Order, built: Built, hung: str, frozen: Frozen
 ) -> None:
     said: list[dict[str, Any]] = []
     old = start()
@@ -47,6 +48,7 @@ def test_each_message_is_what_the_contract_says_and_says_all_of_it(
     assert new.link.ended("app.3#1").lost
     assert new.link.signal("app.3#1", signal.SIGKILL) == errno.ESRCH
     said += [msgspec.json.decode(raw) for raw in new.link.raw]
+    said += _whole_trees(start, order, built, frozen)
     late = start("--launch-s=0.2", at="late")
     assert late.link.run(order("app.5#1", hung)).deadline_s == 0.2
     said += [msgspec.json.decode(raw) for raw in late.link.raw]
@@ -56,6 +58,7 @@ def test_each_message_is_what_the_contract_says_and_says_all_of_it(
     attempts = [one for message in said for one in message.get("attempts", [])]
     attempts += [message["attempt"] for message in said if "attempt" in message]
     _compare(wire.KeptAttempt, attempts)
+    _compare(wire.KeptSurvivor, [left for one in attempts for left in one.get("survivors", [])])
     _compare(wire.KeptUsage, [one["usage"] for one in attempts if one.get("usage")])
     _compare(wire.KeptSignal, [sent for one in attempts for sent in one.get("signals", [])])
     _compare(Totals, [message["totals"] for message in said if "totals" in message])
@@ -64,6 +67,28 @@ def test_each_message_is_what_the_contract_says_and_says_all_of_it(
 def test_fields_of_tomorrow_are_ignored(keeper: Keeper) -> None:
     keeper.link.send_raw(frame(b'{"type":"list","since":"tomorrow"}'))
     assert keeper.link.wait(wire.Listing).is_last
+
+
+def _whole_trees(start: Start, order: Order, built: Built, frozen: Frozen) -> list[dict[str, Any]]:
+    """One that is watched, one at its limits, and one that does not die."""
+    watching = start("--no-controllers", at="watching")
+    watched = {"memory_bytes": 1 << 30, "watched": ("memory", "pids")}
+    watching.link.spawn(order("app.8#1", built("wait"), **watched))
+    watching.link.send(wire.SendSignal(key="app.8#1", signal=signal.SIGKILL, note="too much"))
+    assert watching.link.ended("app.8#1").signals[0].note == "too much"
+    keeper = start(at="trees")
+    limits = {"memory_bytes": 16 << 20, "pids": 10, "rlimits": {"core": 0}}
+    said = order("app.6#1", built("eater"), **limits)
+    keeper.link.run(said)
+    said = order("app.7#1", built("wait"))
+    pid = keeper.link.spawn(said).pid
+    frozen(pid)
+    keeper.link.signal("app.7#1", signal.SIGKILL)
+    assert keeper.link.wait(wire.Stuck, "app.7#1").attempt.is_live
+    frozen(None)
+    keeper.link.ended("app.7#1")
+    raws = (*watching.link.raw, *keeper.link.raw)
+    return [msgspec.json.decode(raw) for raw in raws]
 
 
 def _compare(
@@ -76,15 +101,23 @@ def _compare(
         msgspec.convert(one, struct)
 
 
-def _json_kind(kind: msgspec.inspect.Type) -> type:
+def _json_kind(kind: msgspec.inspect.Type) -> tuple[type, ...]:
     match kind:
         case msgspec.inspect.StrType():
-            return str
+            return (str,)
         case msgspec.inspect.IntType():
-            return int
+            return (int,)
         case msgspec.inspect.VarTupleType():
-            return list
+            return (list,)
         case msgspec.inspect.DictType():
-            return dict
+            return (dict,)
+        case msgspec.inspect.BoolType():
+            return (bool,)
+        case msgspec.inspect.FloatType():
+            return (float,)
+        case msgspec.inspect.NoneType():
+            return (type(None),)
+        case msgspec.inspect.UnionType():
+            return tuple(one for part in kind.types for one in _json_kind(part))
         case _:
             raise AssertionError(f"a kind of field that the keeper does not know: {kind}")

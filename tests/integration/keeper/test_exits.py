@@ -74,7 +74,8 @@ def test_many_signals_are_delivered_and_the_last_ones_listed(
 def test_an_orphan_is_reaped_and_counted(
     keeper: Keeper, order: Order, built: Built, tmp_path: Path
 ) -> None:
-    ended = keeper.link.run(order("app.1#1", built("orphan"), str(tmp_path / "pid")))
+    said = order("app.1#1", built("orphan"), str(tmp_path / "pid"), keeps_children=True)
+    ended = keeper.link.run(said)
     assert ended.status == 0
     file = tmp_path / "pid"
     pid = int(until(lambda: file.exists() and file.read_text().strip()))

@@ -9,10 +9,13 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from corps.keeper import process
+from corps.keeper.cgroup import Made
 from corps.keeper.process import FAILED, REVOKED, UNUSED, USED, USING, Child, Fd
+from corps.wire import keeper as wire
 from tests.integration.keeper.driver import status_of
 from tests.support.waiting import until
 
@@ -32,10 +35,12 @@ def start(journal: int, tmp_path: Path) -> Callable[..., Child]:
     """A child at its gate that would write `ran` to a file."""
 
     def make(path: str = "/bin/sh") -> Child:
-        out = os.fsencode(tmp_path / "out")
-        argv = [b"sh", b"-c", b"echo ran; exit 3"]
-        launch: process.Launch = (os.fsencode(path), argv, {}, b"/", out, out)
-        child = process.start("app.1#1", launch, journal)
+        out, argv = str(tmp_path / "out"), ("sh", "-c", "echo ran; exit 3")
+        said = wire.Spawn(
+            key="app.1#1", path=path, argv=argv, env={}, cwd="/", stdout=out, stderr=out
+        )
+        launch = process.prepare(msgspec.to_builtins(said))
+        child = process.start("app.1#1", launch, journal, Made([], {}))
         assert child.pid and child.pidfd and child.gate and child.pipe
         return child
 

@@ -162,7 +162,8 @@ def test_totals_outlive_the_keeper(
     old = start()
     old.link.run(order("app.1#1", "/bin/true"))
     old.link.run(order("app.2#1", "/nowhere"))
-    old.link.run(order("app.3#1", built("orphan"), str(tmp_path / "pid")))
+    said = order("app.3#1", built("orphan"), str(tmp_path / "pid"), keeps_children=True)
+    old.link.run(said)
     file = tmp_path / "pid"
     pid = int(until(lambda: file.exists() and file.read_text().strip()))
     os.kill(pid, signal.SIGKILL)

@@ -108,7 +108,8 @@ def test_a_stop_is_told_from_its_placement_to_its_last_line() -> None:
         (3.0, "SIGKILL delivered (stop by ann, command c-2)"),
         (
             3.0,
-            "died after 2.200 s: killed by SIGKILL (stop by ann: the grace of 1 s was over)",
+            "died after 2.200 s: killed by SIGKILL (stop by ann: the grace of 1 s was over); "
+            "1 process survived: 9 sleep 9",
         ),
         (None, "cause: stop by ann, command c-2"),
         (

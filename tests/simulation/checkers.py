@@ -224,9 +224,11 @@ class Witness:
         host, key = self._hosts[instance.worker], instance.key
         knowable = process is None or process.is_alive
         if "reboot" in death.reason:
-            self._require(host.boots > 0, f"{key}: no reboot")
+            self._require(host.boots + host.clones > 0, f"{key}: no reboot")
         elif "state directory" in death.reason:
-            self._require(host.wipes > 0, f"{key}: no other state")
+            self._require(host.wipes + host.clones > 0, f"{key}: no other state")
+        elif "set back" in death.reason or "of how it ended" in death.reason:
+            self._require(host.restores + host.clones > 0, f"{key}: nothing was set back")
         else:
             self._require("keeper" in death.reason and not knowable, f"{key}: {death}, {process}")
         self._require(

@@ -98,6 +98,7 @@ WORKERS: Listing[WorkerView] = Listing(
         Column("CPUS", lambda row: str(row.cpu_count)),
         Column("MEMORY", lambda row: render.size(row.memory_bytes)),
         Column("VERSION", lambda row: row.version, is_wide=True),
+        Column("WHY", lambda row: row.reason or MISSING, is_wide=True),
         Column("LABELS", _labels),
     ),
 )

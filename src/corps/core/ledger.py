@@ -26,6 +26,11 @@ class Ledger:
         self._changes: list[MasterEffect] = []
         self._words: list[MasterEffect] = []
 
+    @property
+    def last_seq(self) -> int:
+        """Of the last event that is, or is about to be, durable."""
+        return self.cluster.next_seq - 1
+
     def save(self, record: Record) -> None:
         self.cluster.put(record)
         self._changes.append(Save(record))

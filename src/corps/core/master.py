@@ -45,12 +45,20 @@ from corps.wire.worker import (
 class MasterCore:
     """Feed events to `step`, carry out the effects it returns, in order."""
 
-    def __init__(self, cluster: Cluster, heartbeat_s: float, now: float) -> None:
+    def __init__(
+        self, cluster: Cluster, heartbeat_s: float, now: float, *, accepts_rollback: bool = False
+    ) -> None:
         self.cluster = cluster
         self._ledger = Ledger(cluster, now)
         self._orders = Orders(self._ledger)
         self._observer = Observer(self._ledger, self._orders)
-        self._roster = Roster(self._ledger, self._orders, self._observer, heartbeat_s)
+        self._roster = Roster(
+            self._ledger,
+            self._orders,
+            self._observer,
+            heartbeat_s,
+            accepts_rollback=accepts_rollback,
+        )
         meta = cluster.meta
         self._ledger.save(msgspec.structs.replace(meta, epoch=meta.epoch + 1))
 
@@ -165,7 +173,7 @@ class MasterCore:
                 assert_never(message)
 
     def _forget(self, worker: WorkerName, message: Removed) -> None:
-        gone: list[str] = []
+        gone = [key.rpartition("#")[0] for key in message.alive]  # nothing more will come of it
         for key in message.keys:
             id = key.rpartition("#")[0]
             instance = self.cluster.instances.get(id)

@@ -14,6 +14,7 @@ from corps.core import believe
 from corps.core.accept import end_message
 from corps.core.explain import explain
 from corps.core.ledger import Ledger
+from corps.core.lineage import Doubt, reason
 from corps.core.orders import Orders
 from corps.errors import CorpsError
 from corps.model.certificate import certify
@@ -51,7 +52,7 @@ class Observer:
             if report is not None and self._is_over(worker, report):
                 over.append(report.key)
         if over:
-            self._ledger.send_to(worker, Forget(keys=tuple(over)))
+            self._ledger.send_to(worker, Forget(keys=tuple(over), seq=self._ledger.last_seq))
 
     def worker_lost(self, worker: WorkerName) -> None:
         """Nobody can say now whether its instances run."""
@@ -62,23 +63,29 @@ class Observer:
                 self._ledger.happened("unknown", instance.id, text, worker)
 
     def rejoined(
-        self, worker: WorkerName, reports: Sequence[Report], *, same_boot: bool, same_state: bool
-    ) -> None:
+        self, worker: WorkerName, reports: Sequence[Report], doubt: Doubt | None
+    ) -> Doubt | None:
         """The worker said everything it still has: settle each instance it should have.
 
-        Not listed, on the same boot and state, and never acknowledged: it was never started there,
-        so it is sent again. Not listed after a reboot or with other state: it may have run.
+        Not listed and never acknowledged, it was never started there, and is sent again. With a
+        doubt it may have run. To miss what it had acknowledged is a doubt too; returns what holds.
         """
         listed = {report.key for report in reports}
         before = self._ledger.cluster.live_on(worker)
         self.reported(worker, reports)
+        missing = [instance for instance in before if instance.key not in listed]
+        if doubt is None and any(instance.pid is not None for instance in missing):
+            doubt = Doubt.SET_BACK
         for instance in before:
             if instance.key in listed:
                 self._press(instance.id)
-            elif instance.pid is None and same_boot and same_state:
+        for instance in missing:
+            if doubt is None:
                 self._send_again(instance)
             else:
-                self._vanish(instance, same_boot, same_state)
+                death = Vanished(reason=reason(doubt, worker), may_have_run=True)
+                self._bury(instance, death, was_seen=instance.started_at is not None)
+        return doubt
 
     def _is_over(self, worker: WorkerName, report: Report) -> bool:
         """Apply one report. True: its attempt is dead, and the worker need not tell it again."""
@@ -149,6 +156,8 @@ class Observer:
             self._ledger.happened("fetching", new.id, text, new.worker)
 
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
+        if isinstance(death, SpawnFailed) and was_seen:
+            death = Vanished(reason="it ran, and its worker has no record of how it ended")
         if isinstance(death, Vanished) and was_seen:
             death = Vanished(reason=death.reason)  # it did run: we were told so in its life
         cause, message = explain(death, instance.asked, instance.delivered)
@@ -179,16 +188,6 @@ class Observer:
         instance = self._ledger.cluster.instances[id]
         if instance.is_live and instance.desired is Desired.STOPPED:
             self._ledger.send_to(instance.worker, end_message(instance, self._ledger.now))
-
-    def _vanish(self, instance: Instance, same_boot: bool, same_state: bool) -> None:
-        if not same_boot:
-            reason = f"the machine of {instance.worker} was rebooted"
-        elif not same_state:
-            reason = f"the state directory of {instance.worker} is another one now"
-        else:
-            reason = f"{instance.worker} has no record of it any more"
-        was_seen = instance.started_at is not None
-        self._bury(instance, Vanished(reason=reason, may_have_run=True), was_seen=was_seen)
 
     def _strange(self, worker: WorkerName, key: AttemptKey, what: str) -> None:
         """Said once per attempt: never a reason to end anything."""

@@ -116,6 +116,7 @@ def view_worker(worker: Worker, silence_s: float | None, instances: int) -> Work
         cpu_count=worker.cpu_count,
         memory_bytes=worker.memory_bytes,
         version=worker.version,
+        reason=worker.reason or None,
     )
 
 

@@ -54,22 +54,26 @@ BULK_THREADS_MAX = 32
 _log = logging.getLogger("corps.master")
 
 
-def run(settings: Settings, *, insecure_network: bool) -> None:
+def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, directory, insecure_network))
+            runner.run(_run(settings, directory, insecure_network, accepts_rollback))
 
 
-async def _run(settings: Settings, directory: Path, insecure_network: bool) -> None:
+async def _run(
+    settings: Settings, directory: Path, insecure_network: bool, accepts_rollback: bool
+) -> None:
     host, port = parse_address(settings.listen)
     _check_network(host, insecure_network)
     clock = Clock()
     store = SqliteStore(directory / "state.db")
-    core = MasterCore(_load(store), settings.heartbeat_s, clock())
+    core = MasterCore(
+        _load(store), settings.heartbeat_s, clock(), accepts_rollback=accepts_rollback
+    )
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)

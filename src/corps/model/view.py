@@ -22,6 +22,7 @@ class WorkerView(View, frozen=True, kw_only=True):
     cpu_count: int
     memory_bytes: int
     version: str
+    reason: str | None = None
 
 
 class DeathView(View, frozen=True, kw_only=True):

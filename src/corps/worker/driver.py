@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
+import msgspec
+
 from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
@@ -21,10 +23,10 @@ from corps.store.blobs import BlobStore
 from corps.store.trees import LaunchPaths, Trees
 from corps.wire import keeper, worker
 from corps.worker.diagnose import diagnose
-from corps.worker.facts import WorkerFile, save_worker_file
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.logs import Layout, read_log
+from corps.worker.state import WorkerFile, save
 from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
@@ -90,13 +92,16 @@ class WorkerDriver:
             raise
 
     def master_said(self, messages: tuple[worker.ToWorker, ...]) -> None:
-        orders = []
+        orders: list[worker.ToWorker] = []
         for message in messages:
             match message:
                 case worker.Sample():
                     self._sample(message)
                 case worker.ReadLog():
                     self._spawn_task(self._read_log(message))
+                case worker.Told():
+                    _log.warning("the master says: %s", message.text)
+                    orders.append(message)
                 case _:
                     orders.append(message)
         if orders:
@@ -140,13 +145,25 @@ class WorkerDriver:
             case ev.RemoveFiles():
                 self._spawn_task(self._remove_files(effect.keys))
             case ev.Adopt():
-                self._file = WorkerFile(state_id=self._file.state_id, cluster=effect.cluster)
-                save_worker_file(self._directory, self._file)
+                self._adopt(effect)
             case ev.Leave():
                 self._is_leaving = True
                 self._spawn_task(self._leave(effect))
             case _:
                 assert_never(effect)
+
+    def _adopt(self, heard: ev.Adopt) -> None:
+        file = msgspec.structs.replace(
+            self._file,
+            cluster=heard.cluster,
+            epoch=heard.epoch,
+            heard_seq=heard.heard_seq,
+            is_copy=heard.is_copy,
+        )
+        try:
+            self._file = save(self._directory, file)
+        except OSError as error:  # a full disk: what runs is worth more than this note
+            _log.error("cannot note what the master said: %s", error)
 
     def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
         stage = "files"

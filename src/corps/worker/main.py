@@ -28,7 +28,8 @@ from corps.store.trees import Trees
 from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
 from corps.worker.driver import Home, WorkerDriver
-from corps.worker.facts import default_name, load_worker_file, make_hello
+from corps.worker.facts import default_name, make_hello
+from corps.worker.state import begin
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
@@ -67,7 +68,7 @@ def run(
 async def _run(
     directory: Path, name: str, labels: dict[str, str], address: tuple[str, int]
 ) -> None:
-    file = load_worker_file(directory)
+    file = begin(directory)
     hello = make_hello(name, labels, file)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)

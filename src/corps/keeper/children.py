@@ -38,8 +38,8 @@ class Children:
         self._heard: dict[int, Child] = {}
         self._has_deaths = False
 
-    def take_over(self) -> None:
-        """Adopt or judge what an earlier keeper left alive."""
+    def take_over(self, is_copy: bool = False) -> None:
+        """Adopt or judge what an earlier keeper left alive. The marks of a copy are out of date."""
         for key, kept in self._journal.table.items():
             if not kept["is_live"]:
                 continue
@@ -48,12 +48,12 @@ class Children:
                 child = Child(key, kept["pid"])
                 flag = process.revoke(self._journal.file.number, kept["place"])
                 child.pidfd = process.find(child.pid, key, kept["identity"])
-                if flag == USED and child.pidfd:
+                if child.pidfd and (flag == USED or process.has_begun(child.pid, key)):
                     self._journal.put(key, executed=True)
                     self._journal.living[key] = child
                     self._hear(child.pidfd.number, child)
                     continue
-                if flag == USED:
+                if flag == USED or is_copy:
                     verdict["lost"] = "ended while no keeper was there"
                 else:
                     verdict = {"failed_stage": "execve" if flag == FAILED else "never_executed"}
@@ -92,7 +92,11 @@ class Children:
         fd, asked, self._asked = self._journal.file.number, self._asked, {}
         born = [process.start(key, launch, fd) for key, (_, launch) in asked.items()]
         for child in born:
-            kept: Json = {"pid": child.pid, "note": asked[child.key][0], "forked_at": _now()}
+            kept: Json = {
+                "pid": child.pid,
+                "note": asked[child.key][0],
+                "forked_at": self._journal.now(),
+            }
             kept |= {"is_live": True, "executed": False, "identity": 0}
             if child.pidfd:
                 kept["identity"] = process.identity(child.pid, child.pidfd, self._is_new_kernel)
@@ -207,7 +211,7 @@ class Children:
         child.floor_bytes = floor_kib * 1024
         if not child.report and flag == USED:
             del self.flying[child.key]
-            self._journal.put(child.key, executed=True, executed_at=_now())
+            self._journal.put(child.key, executed=True, executed_at=self._journal.now())
             self.tell(child.key)
             if child.doom != "timeout":  # else it dies: its pipe closes a moment before it is dead
                 for number in child.waiting:
@@ -254,7 +258,9 @@ class Children:
         self.tell(child.key)
 
     def _end(self, child: Child, **verdict: object) -> None:
-        self._journal.put(child.key, **{"is_live": False, "ended_at": _now()} | verdict)
+        self._journal.put(
+            child.key, **{"is_live": False, "ended_at": self._journal.now()} | verdict
+        )
         self._journal.write()
         self._journal.living.pop(child.key, None)
         self.flying.pop(child.key, None)
@@ -273,14 +279,10 @@ class Children:
                     signal.pidfd_send_signal(child.pidfd.number, signal.SIGCONT)
             signals = [
                 *self._journal.table[key].get("signals", ()),
-                {"signal": number, "at": _now()},
+                {"signal": number, "at": self._journal.now()},
             ]
             if self._journal.has_room(RESERVE_BYTES):
                 self._journal.put(key, signals=signals[-SIGNALS_MAX:])
         except OSError as error:
             failed = error.errno or errno.EINVAL
         self._send({"type": "signaled", "key": key, "signal": number, "errno": failed})
-
-
-def _now() -> float:
-    return round(time.time(), 6)

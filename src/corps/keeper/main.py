@@ -1,7 +1,7 @@
 """The keeper: the tiny process that forks, execs and reaps for one worker, and outlives it.
 
     PYTHON -I -S -E -c "import sys; sys.path.insert(0, SRC); from corps.keeper.main import main; \\
-        main()" DIR [--durable] [--lost-status] [--idle-s=SECONDS] [--launch-s=SECONDS]
+        main()" DIR [--durable] [--copied] [--lost-status] [--idle-s=SECONDS] [--launch-s=SECONDS]
 
 `command` makes this argv. DIR has keeper.lock, keeper.sock and journal. The messages are those of
 corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for anybody.
@@ -56,13 +56,14 @@ def command(python: str, directory: str) -> list[str]:
 
 
 def main() -> None:
-    """Serve until Quit, SIGTERM or idleness; status 1 when the directory cannot be served."""
+    """Serve until Quit, SIGTERM or idleness. Status 5: another keeper serves it; 1: it cannot."""
     directory, *options = sys.argv[1:]
     try:
         os.chdir(directory)
         keeper = Keeper(options)
     except OSError as error:
-        sys.exit(f"corps keeper: {directory}: {error}")
+        log(f"{directory}: {error}")
+        sys.exit(5 if isinstance(error, BlockingIOError) else 1)
     keeper.run()
 
 
@@ -75,7 +76,7 @@ class Keeper:
         try:
             fcntl.flock(self._lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError("another keeper serves this directory") from None
+            raise BlockingIOError("another keeper serves this directory") from None
         is_new_kernel = _has_pidfs()
         self._idle_s = _seconds(options, "--idle-s=", IDLE_MAX_S)
         self._idle_at = time.monotonic() + self._idle_s
@@ -91,7 +92,7 @@ class Keeper:
         is_new_kernel &= "--lost-status" not in options
         launch_s = _seconds(options, "--launch-s=", LAUNCH_MAX_S)
         self._children = Children(self._journal, is_new_kernel, launch_s, self._send)
-        self._children.take_over()
+        self._children.take_over("--copied" in options)
         self._listener = _listen()
         self._epoll = select.epoll()
         for fd in (self._wakeup, self._children.epoll.fileno(), self._listener.fileno()):
@@ -209,7 +210,7 @@ class Keeper:
 
     def _list(self) -> None:
         keys, told = list(reversed(self._journal.table)), self._children.told
-        listing = {"type": "listing", "keeper_pid": os.getpid()}
+        listing = {"type": "listing", "keeper_pid": os.getpid(), "now": self._journal.now()}
         listing |= {"attempts": [], "totals": self._journal.totals, "is_last": False}
         while not listing["is_last"]:
             part: list[Json] = []

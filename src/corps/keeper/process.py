@@ -167,13 +167,19 @@ def find(pid: int, key: str, known: int) -> Fd | None:
         pidfd = Fd(os.pidfd_open(pid))
         is_it = identity(pid, pidfd, known > 0) == known
         if known < 0:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                is_it &= f"CORPS_ATTEMPT={key}".encode() in file.read().split(b"\0")
+            is_it &= has_begun(pid, key)
         return pidfd if is_it else None
     except OSError as error:
         if error.errno in GONE + HIDDEN:
             return None
         raise
+
+
+def has_begun(pid: int, key: str) -> bool:
+    """It runs its program: before exec it has the keeper's environment, which is empty."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return f"CORPS_ATTEMPT={key}".encode() in file.read().split(b"\0")
+    return False
 
 
 def exit_status(pid: int, pidfd: int) -> int | None:

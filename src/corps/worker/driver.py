@@ -64,7 +64,8 @@ class WorkerDriver:
         self._layout = Layout(directory)
         self._processes = Processes()
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
-        self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
+        options = ("--copied",) if home.file.is_copy else ()
+        self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._totals = worker.Totals()
         self._cwds: dict[AttemptKey, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()

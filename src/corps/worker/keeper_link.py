@@ -24,6 +24,7 @@ FDS_MAX = 253  # SCM_MAX_FD, unix(7)
 START_DEADLINE_S = 10.0
 RETRY_S = 0.02
 STARTS_MAX = 5
+LOG_LINES = 20
 QUEUE_MAX_BYTES = 64 << 20
 
 _LENGTH = struct.Struct(">I")
@@ -44,8 +45,15 @@ class KeeperLink:
     """`on_messages(messages, pidfds)` gets what one read completes; the pidfds, by attempt, are
     the receiver's to close. `on_gone` is called once for each connection that ends."""
 
-    def __init__(self, directory: Path, on_messages: OnMessages, on_gone: Callable[[], None]):
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        on_messages: OnMessages,
+        on_gone: Callable[[], None],
+        *,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self._directory, self._options = directory, options
         self._on_messages, self._on_gone = on_messages, on_gone
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,8 +72,10 @@ class KeeperLink:
         while (sock := self._connect()) is None:
             if self._process is None or self._process.poll() is not None:
                 if starts == STARTS_MAX or self._loop.time() > end:
-                    log = self._directory / "keeper.log"
-                    raise Unavailable(f"no keeper for {self._directory} stays up: see {log}")
+                    raise Unavailable(
+                        f"no keeper for {self._directory} stays up: {self._last_words()}; "
+                        "nothing was changed and nothing ended"
+                    )
                 self._start()
                 starts += 1
             await asyncio.sleep(RETRY_S * 2**starts)
@@ -116,7 +126,11 @@ class KeeperLink:
         """In a session of its own, so that neither our end nor a ctrl-C reaches it."""
         with (self._directory / "keeper.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command(sys.executable, str(self._directory)), *keeper_options()],
+                [
+                    *command(sys.executable, str(self._directory)),
+                    *keeper_options(),
+                    *self._options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -124,6 +138,11 @@ class KeeperLink:
                 env={},
                 start_new_session=True,
             )
+
+    def _last_words(self) -> str:
+        path = self._directory / "keeper.log"
+        lines = path.read_text(errors="replace").split("\n")[-LOG_LINES:]
+        return next((line for line in reversed(lines) if line), f"see {path}")
 
     def _read(self) -> None:
         assert self._socket is not None

@@ -9,7 +9,6 @@ from typing import TypeAlias
 import click
 
 from corps.cli import render
-from corps.cli.moment import unix
 from corps.cli.operator import Operator
 from corps.cli.options import (
     ALL,
@@ -24,7 +23,6 @@ from corps.cli.options import (
     verb,
 )
 from corps.cli.render import MISSING, Column, Listing, Output
-from corps.clock import Clock
 from corps.errors import TimedOut, Unavailable
 from corps.model.command import GRACE_MAX_S
 from corps.model.instance import InstanceState
@@ -168,10 +166,7 @@ def check_known(rows: Sequence[InstanceView]) -> None:
 
 def _ran(row: InstanceView) -> str:
     """How long it ran, or has been running."""
-    if row.started_at is None:
-        return MISSING
-    ended = Clock()() if row.ended_at is None else unix(row.ended_at)
-    return render.duration(max(0.0, ended - unix(row.started_at)))
+    return render.duration(row.ran_s)
 
 
 def _cpu(row: InstanceView) -> str:

@@ -34,7 +34,7 @@ def workers(operator: Operator, output: Output) -> None:
 @click.pass_obj
 def events(operator: Operator, follow: bool, since: str | None, output: Output) -> None:
     """What happened, in order."""
-    begin = 0.0 if since is None else parse_since(since)
+    begin = 0.0 if since is None else parse_since(since, partial(_now, operator))
     if follow and output is Output.JSON:
         raise Malformed("a list without an end cannot be JSON: use -o jsonl with -f")
     seen: list[EventView] = []
@@ -63,7 +63,7 @@ def audit(
     """Performance records: each copy, launch and run with phases, bytes and durations."""
     if is_all:
         Aim(targets, is_all).check()
-    begin = None if since is None else parse_since(since)
+    begin = None if since is None else parse_since(since, partial(_now, operator))
     render.show(operator.client.audit(targets, begin), AUDIT, output)
 
 
@@ -71,6 +71,10 @@ def audit(
 def version() -> None:
     """The version of this program."""
     render.write_lines([f"corps {version_of('corps')}"])
+
+
+def _now(operator: Operator) -> float:
+    return operator.client.status().now
 
 
 def _labels(row: WorkerView) -> str:

@@ -15,6 +15,7 @@ from corps.core import believe
 from corps.core.attempts import DELIVERED_MAX, Attempt, delivered, died, kept, usage_of
 from corps.core.events import Instruct, KeeperSaid, Peaks, Spawn, SpawnBlocked, WorkerEffect
 from corps.core.signals import Signal, Signals
+from corps.core.skew import ahead_s, kept_on_ours, spawned_on_ours
 from corps.model.instance import Delivered, InstanceState, Launchable, SpawnFailed, Vanished
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
@@ -40,6 +41,7 @@ class Children:
         self._has_keeper = False
         self._listed: dict[AttemptKey, None] = {}  # in the parts of a listing so far
         self._signals = Signals()
+        self._ahead_s = 0.0  # the keeper's clock, of ours
 
     # ---- what the master asks
 
@@ -154,11 +156,12 @@ class Children:
         for said in event.messages:
             match said:
                 case keeper.Listing():
+                    self._ahead_s = ahead_s(said.now, self.now)
                     self._list(said, reasons)
                 case keeper.Spawned():
-                    self._spawned(said)
+                    self._spawned(spawned_on_ours(said, self._ahead_s))
                 case keeper.Ended():
-                    self._ended(said.attempt, reasons)
+                    self._ended(kept_on_ours(said.attempt, self._ahead_s), reasons)
                 case keeper.Signaled():
                     self._signaled(said)
                 case keeper.Refused():
@@ -171,7 +174,8 @@ class Children:
 
     def _list(self, listing: keeper.Listing, reasons: dict[AttemptKey, str]) -> None:
         """The keeper's word: what it lists is, and what it does not list was never started."""
-        for attempt in listing.attempts:
+        for said in listing.attempts:
+            attempt = kept_on_ours(said, self._ahead_s)
             self._listed[attempt.key] = None
             if attempt.is_live:
                 self._adopt(attempt)

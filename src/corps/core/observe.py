@@ -16,6 +16,7 @@ from corps.core.explain import explain
 from corps.core.ledger import Ledger
 from corps.core.lineage import Doubt, reason
 from corps.core.orders import Orders
+from corps.core.skew import report_on_ours
 from corps.errors import CorpsError
 from corps.model.certificate import certify
 from corps.model.instance import (
@@ -47,7 +48,8 @@ class Observer:
     def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
         """Apply, then let the worker forget the deaths that are durable here."""
         over: list[AttemptKey] = []
-        for said in reports:
+        ahead = self._ledger.ahead_s.get(worker, 0.0)
+        for said in [report_on_ours(one, ahead) for one in reports] if ahead else reports:
             report = believe.report(said)
             if report is not None and self._is_over(worker, report):
                 over.append(report.key)

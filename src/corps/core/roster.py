@@ -29,6 +29,7 @@ from corps.core.observe import Observer
 from corps.core.orders import Orders
 from corps.core.rivals import Rivals
 from corps.core.session import Phase, Session
+from corps.core.skew import SKEW_S, ahead_s
 from corps.errors import Conflict, CorpsError, ProtocolError, Unavailable
 from corps.model.instance import InstanceState
 from corps.model.name import Digest, WorkerName
@@ -210,6 +211,7 @@ class Roster:
         self.installed[name] = dict(session.artifacts)
         self._hearing.hear(name)
         self._enroll(session, hello, known)
+        self._compare_clocks(hello)
         reports, session.reports = session.reports, []
         artifacts, session.artifacts = session.artifacts, {}
         why = self._observer.rejoined(name, reports, why)
@@ -250,6 +252,16 @@ class Roster:
         if not was_ready:
             text = f"joined from {session.address}"
             self._ledger.happened("worker-ready", hello.name, text, hello.name)
+
+    def _compare_clocks(self, hello: Hello) -> None:
+        """Whatever its clock says, its times are shown as ours says."""
+        ledger, name = self._ledger, hello.name
+        before, ahead = ledger.ahead_s.pop(name, 0.0), ahead_s(hello.now, ledger.now)
+        if ahead:
+            ledger.ahead_s[name] = ahead
+        if abs(ahead - before) > SKEW_S:
+            text = f"the clock of {name} is {ahead:+.0f} s from this master's, "
+            ledger.happened("clock", name, text + "on which its times are shown", name)
 
     def _tell_doubt(self, session: Session, why: Doubt) -> None:
         """To operators as an event, and into the worker's log."""

@@ -31,8 +31,12 @@ def rfc3339(at: float | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def view_instance(instance: Instance, live: LiveUsage | None = None) -> InstanceView:
+def view_instance(
+    instance: Instance, live: LiveUsage | None = None, now: float | None = None
+) -> InstanceView:
     """One row of ps. `live` is what its worker said of it just now, None if it could not."""
+    began, ended = instance.started_at, instance.ended_at or now
+    ran_s = None if began is None or ended is None else max(0.0, ended - began)
     return InstanceView(
         id=instance.id,
         app=instance.app,
@@ -48,6 +52,7 @@ def view_instance(instance: Instance, live: LiveUsage | None = None) -> Instance
         artifact=instance.launch.artifact,
         digest=instance.launch.digest,
         args=instance.launch.args,
+        ran_s=ran_s,
     )
 
 

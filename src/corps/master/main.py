@@ -48,6 +48,7 @@ from corps.store.blobs import BlobStore
 from corps.store.sqlite import SqliteStore
 from corps.wire.worker import Shutdown
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SHUTDOWN_LINGER_S = 0.2
 BULK_THREADS_MAX = 32
 
@@ -69,7 +70,7 @@ async def _run(
 ) -> None:
     host, port = parse_address(settings.listen)
     _check_network(host, insecure_network)
-    clock = Clock()
+    clock = _clock(directory / "clock")
     store = SqliteStore(directory / "state.db")
     core = MasterCore(
         _load(store), settings.heartbeat_s, clock(), accepts_rollback=accepts_rollback
@@ -145,6 +146,21 @@ async def _end(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await driver.close()
+
+
+def _clock(path: Path) -> Clock:
+    """The clock of the first master of this boot: its deadlines hold when the wall clock steps."""
+    boot_id = BOOT_ID.read_text().strip()
+    try:
+        saved, _, began_at = path.read_text().partition(" ")
+        if saved == boot_id:
+            return Clock(float(began_at))
+    except (OSError, ValueError) as error:
+        if path.exists():
+            _log.warning("cannot read %s, made anew: %s", path, error)
+    clock = Clock()
+    write_atomically(path, f"{boot_id} {clock.began_at!r}")
+    return clock
 
 
 def _load(store: SqliteStore) -> Cluster:

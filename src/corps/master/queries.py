@@ -59,6 +59,7 @@ def status(driver: MasterDriver, version: str, address: str) -> StatusView:
         version=version,
         address=address,
         epoch=cluster.meta.epoch,
+        now=driver.clock(),
         workers=len(cluster.workers),
         instances_live=sum(cluster.live_count(name) for name in cluster.workers),
     )
@@ -70,7 +71,8 @@ async def instances(
     """Rows of ps. What the operating system says now comes from each worker, or is null."""
     chosen = find_instances(driver.core.cluster, targets or ("--all",), with_dead=with_dead)
     live = await _live_usage(driver, chosen, whole=not targets)
-    return [view_instance(instance, live.get(instance.key)) for instance in chosen]
+    now = driver.clock()
+    return [view_instance(instance, live.get(instance.key), now) for instance in chosen]
 
 
 async def usage(driver: MasterDriver, targets: Sequence[str]) -> list[WorkerUsageView]:
@@ -97,7 +99,7 @@ async def why(driver: MasterDriver, targets: Sequence[str]) -> list[WhyView]:
     live = await _live_usage(driver, chosen, whole=False)
     return [
         WhyView(
-            instance=view_instance(instance, live.get(instance.key)),
+            instance=view_instance(instance, live.get(instance.key), driver.clock()),
             story=tuple(_story(driver, instance)),
         )
         for instance in chosen

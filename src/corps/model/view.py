@@ -61,6 +61,7 @@ class InstanceView(View, frozen=True, kw_only=True):
     artifact: str
     digest: str
     args: tuple[str, ...]
+    ran_s: float | None = None
 
 
 class InstanceUsageView(View, frozen=True, kw_only=True):
@@ -155,9 +156,12 @@ class LogChunkView(View, frozen=True, kw_only=True):
 
 
 class StatusView(View, frozen=True, kw_only=True):
+    """The master itself. `now` is what its clock says."""
+
     cluster: str
     version: str
     address: str
     epoch: int
     workers: int
     instances_live: int
+    now: float = 0.0

@@ -7,6 +7,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,12 @@ def hold_lock(directory: Path, noun: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def raise_descriptor_limit() -> None:
+    """A descriptor for each connection, three for each process under watch: all we may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def settle_memory() -> None:

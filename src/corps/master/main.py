@@ -29,6 +29,7 @@ from corps.core.master import MasterCore
 from corps.core.records import Meta, Record
 from corps.daemon import (
     hold_lock,
+    raise_descriptor_limit,
     refuse_optimized,
     settle_memory,
     start_log,
@@ -61,6 +62,7 @@ def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = 
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
+        raise_descriptor_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, directory, insecure_network, accepts_rollback))
 

@@ -33,6 +33,7 @@ from corps.worker.verdicts import Verdicts
 
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
+REOPEN_S = 1.0
 PROGRESS_EVERY_S = 0.25
 SAMPLES_A_MESSAGE = 1_000
 FOLLOWERS_MAX = 256
@@ -115,6 +116,7 @@ class WorkerDriver:
         whole = self._loop.time() >= self._peaks_at
         if whole:
             self._peaks_at = self._loop.time() + PEAKS_EVERY_S
+            self._keeper.ask_again()
         if peaks := self._processes.peaks(whole=whole):
             self.feed(ev.Peaks(peaks))
 
@@ -308,7 +310,8 @@ class WorkerDriver:
         pidfd = pidfds.pop(key, None)
         if pidfd is not None:
             self._verdicts.hold(key, pidfd)
-            self._processes.watch(key, pid, pidfd)
+            if not self._processes.watch(key, pid, pidfd):
+                self._keeper.is_short()
 
     def _reason(self, kept: keeper.KeptAttempt) -> tuple[AttemptKey, str]:
         assert kept.failed_stage is not None
@@ -325,11 +328,17 @@ class WorkerDriver:
             self._spawn_task(self._reopen_keeper())
 
     async def _reopen_keeper(self) -> None:
-        try:
-            await self._keeper.open()
-        except CorpsError as error:
-            if not self.over.done():
-                self.over.set_exception(error)
+        while True:
+            try:
+                await self._keeper.open()
+            except CorpsError as error:
+                if not self.over.done():
+                    self.over.set_exception(error)
+            except OSError as error:  # out of descriptors: what runs goes on, and so do we
+                _log.error("cannot reach the keeper: %s", error)
+                await asyncio.sleep(REOPEN_S)
+                continue
+            return
 
     # ---- questions
 

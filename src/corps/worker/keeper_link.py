@@ -25,6 +25,7 @@ START_DEADLINE_S = 10.0
 RETRY_S = 0.02
 STARTS_MAX = 5
 LOG_LINES = 20
+ROOM_FDS = 32
 QUEUE_MAX_BYTES = 64 << 20
 
 _LENGTH = struct.Struct(">I")
@@ -59,7 +60,8 @@ class KeeperLink:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._incoming = bytearray()
-        self._pidfds: deque[int] = deque()
+        self._pidfds: deque[list[int]] = deque()  # those of one message each
+        self._is_short = False  # some pidfds did not arrive: no descriptor was left
         self._outgoing = bytearray()
 
     async def open(self) -> None:
@@ -82,6 +84,7 @@ class KeeperLink:
         self._socket = sock
         self._incoming.clear()
         self._outgoing.clear()
+        self._is_short = False
         self._loop.add_reader(sock.fileno(), self._read)
         self.send(ListAll())
 
@@ -147,7 +150,7 @@ class KeeperLink:
     def _read(self) -> None:
         assert self._socket is not None
         try:
-            data, fds, _, _ = socket.recv_fds(
+            data, fds, flags, _ = socket.recv_fds(
                 self._socket, READ_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
@@ -155,7 +158,10 @@ class KeeperLink:
         except OSError as error:
             self._drop(str(error))
             return
-        self._pidfds.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            self.is_short()
+        if fds or flags & socket.MSG_CTRUNC:  # one read never has those of two messages, unix(7)
+            self._pidfds.append(fds)
         if not data:
             self._drop("it closed the connection")
             return
@@ -184,19 +190,31 @@ class KeeperLink:
         return messages
 
     def _take_pidfds(self, messages: list[FromKeeper]) -> dict[str, int]:
-        keys: list[str] = []
-        for message in messages:
-            if isinstance(message, Spawned):
-                keys.append(message.key)
-            elif isinstance(message, Listing):
-                keys += [kept.key for kept in message.attempts if kept.has_pidfd]
         taken: dict[str, int] = {}
-        for key in keys:
-            if self._pidfds:
+        for message in messages:
+            keys: list[str] = []
+            if isinstance(message, Spawned):
+                keys = [message.key]
+            elif isinstance(message, Listing):
+                keys = [kept.key for kept in message.attempts if kept.has_pidfd]
+            # Fewer came than were sent when no descriptor was left: the first ones.
+            for key, pidfd in zip(keys, self._pidfds.popleft() if keys else (), strict=False):
                 if key in taken:
                     os.close(taken[key])
-                taken[key] = self._pidfds.popleft()
+                taken[key] = pidfd
         return taken
+
+    def is_short(self) -> None:
+        """A process is not under watch, because no descriptor was left for it."""
+        if not self._is_short:
+            self._is_short = True
+            _log.error("no descriptor is left for some processes under watch: raise ulimit -n")
+
+    def ask_again(self) -> None:
+        """If pidfds are missing and there is room again: a new connection has them all."""
+        if self._is_short and _has_room():
+            self._is_short = False
+            self._drop("it is asked again for the pidfds that are missing")
 
     def _flush(self) -> None:
         if self._socket is None or not self._outgoing:
@@ -223,7 +241,21 @@ class KeeperLink:
         self._socket.close()
         self._socket = None
         while self._pidfds:
-            os.close(self._pidfds.popleft())
+            for pidfd in self._pidfds.popleft():
+                os.close(pidfd)
         if reason is not None:
             _log.warning("the keeper is gone: %s", reason)
             self._on_gone()
+
+
+def _has_room() -> bool:
+    """Descriptors can be opened again, and some more than one."""
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(ROOM_FDS))
+    except OSError:
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return True

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import random
-import resource
 import signal
 import socket
 from pathlib import Path
@@ -18,7 +17,13 @@ from corps.clock import Clock
 from corps.config import Settings
 from corps.core.events import Linked, Unlinked
 from corps.core.worker import WorkerCore
-from corps.daemon import hold_lock, refuse_optimized, settle_memory, start_log
+from corps.daemon import (
+    hold_lock,
+    raise_descriptor_limit,
+    refuse_optimized,
+    settle_memory,
+    start_log,
+)
 from corps.errors import Denied
 from corps.model.name import check_name
 from corps.net.address import format_address, is_loopback, parse_address
@@ -60,7 +65,7 @@ def run(
     directory = settings.worker_dir(name)
     with hold_lock(directory, "worker"):
         start_log()
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(directory, name, labels, address))
 
@@ -105,14 +110,17 @@ async def _stay_linked(driver: WorkerDriver, address: tuple[str, int]) -> None:
     delay_s = RETRY_MIN_S
     complained = False
     while True:
+        began = asyncio.get_running_loop().time()
         try:
             await _serve(driver, address)
-            delay_s, complained = RETRY_MIN_S, False
+            complained = False
         except (OSError, TimeoutError) as error:
             if not complained:
                 _log.warning("cannot reach the master at %s: %s", format_address(address), error)
                 complained = True
-            delay_s = min(delay_s * 2, RETRY_MAX_S)
+        # One that ends as soon as it is made is no better than none.
+        is_long = asyncio.get_running_loop().time() - began > RETRY_MAX_S
+        delay_s = RETRY_MIN_S if is_long else min(delay_s * 2, RETRY_MAX_S)
         await asyncio.sleep(rng.uniform(0, delay_s))
 
 
@@ -148,9 +156,3 @@ def _connect(address: tuple[str, int]) -> socket.socket:
     sock = socket.create_connection(address, timeout=CONNECT_DEADLINE_S)
     tune(sock, SILENCE_S)
     return sock
-
-
-def _raise_descriptor_limit() -> None:
-    """Three descriptors a process under watch: as many as we are allowed."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -45,7 +45,7 @@ def begin(directory: Path) -> WorkerFile:
         boot_id = BOOT_ID.read_text().strip()
         if file.boot_id not in ("", boot_id):
             _log.warning("the machine was rebooted: what ran here before is dead with that boot")
-        if file.handle not in ("", _handle_of(path)):
+        if file.handle and file.handle != _handle_of(path):
             _log.warning("%s is a copy: this directory was restored or cloned", path)
             file = msgspec.structs.replace(file, is_copy=True)
         begun = msgspec.structs.replace(file, incarnation=file.incarnation + 1, boot_id=boot_id)

@@ -31,6 +31,7 @@ class Disk:
     cluster: str | None = None
     incarnation: int = 0
     epoch: int = 0
+    life: str = ""
     heard_seq: int = 0
     is_copy: bool = False
     installed: dict[str, None] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class WorkerHost:
             process_id=f"{self.place}-{self._life}",
             is_copy=self.disk.is_copy,
             epoch=self.disk.epoch,
+            life=self.disk.life,
             heard_seq=self.disk.heard_seq,
         )
         self.core = WorkerCore(hello, self.disk.installed)
@@ -287,7 +289,8 @@ class WorkerHost:
                 self._later(self._world.delay(0.0, 0.1), lambda: self._remove(effect.keys))
             case ev.Adopt():
                 self.disk.cluster, self.disk.is_copy = effect.cluster, effect.is_copy
-                self.disk.epoch, self.disk.heard_seq = effect.epoch, effect.heard_seq
+                self.disk.epoch, self.disk.life = effect.epoch, effect.life
+                self.disk.heard_seq = effect.heard_seq
             case ev.Leave():
                 self.refusals += 1
                 self.crash()

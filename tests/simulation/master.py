@@ -88,7 +88,8 @@ class MasterHost:
         self._life += 1
         self._decided, self._is_committing = [], False
         meta, records = self.store.load()
-        self.core = MasterCore(Cluster(meta, records), HEARTBEAT_S, self._world.now)
+        life = f"life-{self._life}"
+        self.core = MasterCore(Cluster(meta, records), HEARTBEAT_S, self._world.now, life=life)
         self.heard = dict.fromkeys(self.core.cluster.workers, self.ticks)
         self._world.note("master", f"starts, life {self._life}")
         self.on_start(self.core)

@@ -155,12 +155,16 @@ def delivered(*signals: int, at: float = NOW) -> tuple[Delivered, ...]:
 class AMaster:
     """A MasterCore, its clock, its store, and everything it said."""
 
-    def __init__(self, records: Iterable[Record] = (), now: float = NOW) -> None:
+    def __init__(
+        self, records: Iterable[Record] = (), now: float = NOW, *, accepts_rollback: bool = False
+    ) -> None:
         self.now = now
         self.said: list[ev.MasterEffect] = []
         self._stored: dict[tuple[str, str], Record] = {}
         self._sessions = itertools.count(1)
         self._orders = itertools.count(1)
+        self._lives = itertools.count(1)
+        self._accepts_rollback = accepts_rollback
         meta = Meta(cluster=CLUSTER, epoch=0)
         for record in (meta, *records):
             self._stored[record_key(record)] = record
@@ -271,7 +275,13 @@ class AMaster:
     def _begin(self) -> MasterCore:
         meta = self._stored[("meta", "cluster")]
         assert isinstance(meta, Meta)
-        core = MasterCore(Cluster(meta, self._stored.values()), HEARTBEAT_S, self.now)
+        core = MasterCore(
+            Cluster(meta, self._stored.values()),
+            HEARTBEAT_S,
+            self.now,
+            life=f"life-{next(self._lives)}",
+            accepts_rollback=self._accepts_rollback,
+        )
         core.check()
         self._carry_out(core.begin())
         return core

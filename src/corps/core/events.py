@@ -215,6 +215,7 @@ class Adopt(Effect, frozen=True):
 
     cluster: str
     epoch: int = 0
+    life: str = ""
     heard_seq: int = 0
     is_copy: bool = False
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from corps.core.believe import COUNT_MAX
 from corps.core.cluster import Cluster
+from corps.core.records import Life, Meta
 from corps.errors import Conflict, Invalid
 from corps.model.name import check_name
 from corps.model.selector import ALL, check_label
@@ -20,6 +23,7 @@ from corps.wire.worker import Hello
 
 LABELS_MAX = 64
 FACT_MAX = 200
+LIVES_KEPT = 100
 NUMBER_MAX = 1 << 53  # epochs, events and incarnations: far more than there will ever be
 
 
@@ -65,20 +69,38 @@ def doubt(known: Worker | None, hello: Hello, *, is_cloned: bool) -> Doubt | Non
     return None if is_successor else Doubt.SET_BACK
 
 
+def begin_life(cluster: Cluster, id: str, epoch: int) -> Meta:
+    """The cluster as it is with one more life, or one more epoch of a life, of its master."""
+    life = Life(epoch=epoch, id=id, began_seq=cluster.next_seq - 1)
+    lives = (*cluster.meta.lives, life)[-LIVES_KEPT:]
+    return msgspec.structs.replace(cluster.meta, epoch=epoch, lives=lives)
+
+
 def is_ahead(hello: Hello, cluster: Cluster) -> bool:
-    """It has heard more of this cluster's master than this master has said."""
-    is_ours = hello.cluster == cluster.meta.cluster
-    return is_ours and (hello.epoch > cluster.meta.epoch or hello.heard_seq > cluster.next_seq - 1)
+    """It has heard more of this cluster's master than this master has ever said.
+
+    An older copy may count as far: so each life has a name, and what was last said in it.
+    """
+    lives = cluster.meta.lives
+    if hello.cluster != cluster.meta.cluster or not hello.life:
+        return False
+    heard = next((life for life in lives if life.epoch == hello.epoch), None)
+    if heard is None:
+        return hello.epoch > lives[0].epoch  # else it is too long ago to be known
+    if heard.id != hello.life:
+        return True
+    later = [life for life in lives if life.epoch > heard.epoch and life.id != heard.id]
+    said_seq = later[0].began_seq if later else cluster.next_seq - 1
+    return hello.heard_seq > said_seq
 
 
 def check_not_ahead(hello: Hello, cluster: Cluster) -> None:
     """Raise Conflict when this master is an older copy of the one that the worker knows."""
     if is_ahead(hello, cluster):
         raise Conflict(
-            f"this master was set back: worker {hello.name!r} has heard of event "
-            f"{hello.heard_seq} and epoch {hello.epoch}, here the last ones are "
-            f"{cluster.next_seq - 1} and {cluster.meta.epoch}: put the newest state.db back, or "
-            "start the master with --accept-rollback"
+            f"this master was set back to an older copy of its state: worker {hello.name!r} has "
+            f"heard of event {hello.heard_seq} in epoch {hello.epoch}, of which nothing is known "
+            "here: put the newest state.db back, or start the master with --accept-rollback"
         )
 
 
@@ -93,7 +115,7 @@ def check_facts(hello: Hello) -> None:
         check_label(f"{key}={value}")
     if not hello.state_id or not hello.boot_id:
         raise Invalid("hello without state_id or boot_id", field="state_id")
-    texts = (hello.state_id, hello.boot_id, hello.process_id, hello.version)
+    texts = (hello.state_id, hello.boot_id, hello.process_id, hello.life, hello.version)
     if max(map(len, texts)) > FACT_MAX:
         raise Invalid(f"an id or version over {FACT_MAX} characters", field="hello")
     if not (0 <= hello.cpu_count < COUNT_MAX and 0 <= hello.memory_bytes < COUNT_MAX):

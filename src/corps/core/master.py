@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import assert_never
 
-import msgspec
-
 from corps.core import believe
 from corps.core.cluster import Cluster
 from corps.core.events import (
@@ -18,6 +16,7 @@ from corps.core.events import (
     Tick,
 )
 from corps.core.ledger import Ledger
+from corps.core.lineage import begin_life
 from corps.core.observe import Observer
 from corps.core.orders import Orders
 from corps.core.roster import Roster
@@ -46,9 +45,16 @@ class MasterCore:
     """Feed events to `step`, carry out the effects it returns, in order."""
 
     def __init__(
-        self, cluster: Cluster, heartbeat_s: float, now: float, *, accepts_rollback: bool = False
+        self,
+        cluster: Cluster,
+        heartbeat_s: float,
+        now: float,
+        *,
+        life: str = "",
+        accepts_rollback: bool = False,
     ) -> None:
         self.cluster = cluster
+        begun = begin_life(cluster, life, cluster.meta.epoch + 1)
         self._ledger = Ledger(cluster, now)
         self._orders = Orders(self._ledger)
         self._observer = Observer(self._ledger, self._orders)
@@ -59,8 +65,7 @@ class MasterCore:
             heartbeat_s,
             accepts_rollback=accepts_rollback,
         )
-        meta = cluster.meta
-        self._ledger.save(msgspec.structs.replace(meta, epoch=meta.epoch + 1))
+        self._ledger.save(begun)
 
     def begin(self) -> list[MasterEffect]:
         """The effects of having started: call once, before any step."""

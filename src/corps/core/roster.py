@@ -18,6 +18,7 @@ from corps.core.ledger import Ledger
 from corps.core.lineage import (
     FACT_MAX,
     Doubt,
+    begin_life,
     check_facts,
     check_not_ahead,
     doubt,
@@ -171,6 +172,7 @@ class Roster:
                 cluster=meta.cluster,
                 epoch=meta.epoch,
                 heartbeat_s=self._heartbeat_s,
+                life=meta.lives[-1].id,
                 seq=self._ledger.last_seq,
             ),
         )
@@ -276,7 +278,8 @@ class Roster:
         ledger = self._ledger
         meta, known = ledger.cluster.meta, ledger.cluster.workers.get(hello.name)
         epoch = max(meta.epoch, hello.epoch + 1)
-        ledger.save(msgspec.structs.replace(meta, epoch=epoch))
+        if epoch > meta.epoch:
+            ledger.save(begin_life(ledger.cluster, meta.lives[-1].id, epoch))
         ledger.cluster.skip_events(hello.heard_seq)
         text = f"this master was set back: {hello.name} has heard of event {hello.heard_seq}; "
         text += f"it goes on as epoch {epoch}, as --accept-rollback says"

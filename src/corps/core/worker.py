@@ -172,10 +172,15 @@ class WorkerCore:
             text = f"the master there is of cluster {message.cluster}, not {hello.cluster}"
             self._effect(Leave("conflict", text))
             return
-        if message.epoch < hello.epoch or message.seq < hello.heard_seq:
+        if _is_set_back(message, hello):
             self._effect(Leave("conflict", _set_back(message, hello)))
             return
-        self._learn(cluster=message.cluster, epoch=message.epoch, heard_seq=message.seq)
+        self._learn(
+            cluster=message.cluster,
+            epoch=message.epoch,
+            life=message.life,
+            heard_seq=message.seq,
+        )
         if hello.cluster is None or message.epoch > hello.epoch:
             self._remember()
         self._link = Link.WELCOME
@@ -208,7 +213,7 @@ class WorkerCore:
     def _remember(self) -> None:
         hello = self._hello
         assert hello.cluster is not None
-        self._effect(Adopt(hello.cluster, hello.epoch, hello.heard_seq, hello.is_copy))
+        self._effect(Adopt(hello.cluster, hello.epoch, hello.life, hello.heard_seq, hello.is_copy))
 
     def _told(self, message: worker.Told) -> None:
         if message.is_noted and self._hello.is_copy:
@@ -279,6 +284,13 @@ class WorkerCore:
             children.changed.clear()
         effects, self._effects = self._effects, []
         return effects
+
+
+def _is_set_back(said: worker.Welcome, heard: worker.Hello) -> bool:
+    """An older copy of a master: at an epoch that is over, or that was another's."""
+    if said.epoch != heard.epoch:
+        return said.epoch < heard.epoch
+    return said.life != heard.life or said.seq < heard.heard_seq
 
 
 def _set_back(said: worker.Welcome, heard: worker.Hello) -> str:

@@ -75,7 +75,11 @@ async def _run(
     clock = _clock(directory / "clock")
     store = SqliteStore(directory / "state.db")
     core = MasterCore(
-        _load(store), settings.heartbeat_s, clock(), accepts_rollback=accepts_rollback
+        _load(store),
+        settings.heartbeat_s,
+        clock(),
+        life=secrets.token_hex(8),
+        accepts_rollback=accepts_rollback,
     )
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)

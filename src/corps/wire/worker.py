@@ -47,8 +47,8 @@ class Hello(Message, frozen=True, kw_only=True):
     """First message. Its Inventory follows; only then is the worker usable.
 
     `incarnation` counts the starts on its state directory, `process_id` is made anew at each;
-    `is_copy`: the directory is a copy, and no master has noted that yet. `epoch` and `heard_seq`
-    are the highest epoch and event number of a master it has heard; `now` is its clock.
+    `is_copy`: the directory is a copy, and no master has noted that yet. `epoch`,
+    `life` and `heard_seq` are the last that it heard of a master; `now` is its clock.
     """
 
     protocol: int
@@ -64,6 +64,7 @@ class Hello(Message, frozen=True, kw_only=True):
     process_id: str = ""
     is_copy: bool = False
     epoch: int = 0
+    life: str = ""
     heard_seq: int = 0
     now: float | None = None
 
@@ -191,11 +192,15 @@ FromWorker: TypeAlias = (
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The worker belongs to this cluster. `epoch` counts the starts of the master, `seq` events."""
+    """The worker belongs to this cluster.
+
+    `epoch` counts the starts of the master, `life` names this one, `seq` counts events.
+    """
 
     cluster: str
     epoch: int
     heartbeat_s: float
+    life: str = ""
     seq: int = 0
 
 

@@ -160,6 +160,7 @@ class WorkerDriver:
             self._file,
             cluster=heard.cluster,
             epoch=heard.epoch,
+            life=heard.life,
             heard_seq=heard.heard_seq,
             is_copy=heard.is_copy,
         )

@@ -39,5 +39,6 @@ def make_hello(name: str, labels: dict[str, str], file: WorkerFile) -> Hello:
         process_id=secrets.token_hex(8),
         is_copy=file.is_copy,
         epoch=file.epoch,
+        life=file.life,
         heard_seq=file.heard_seq,
     )

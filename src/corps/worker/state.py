@@ -32,6 +32,7 @@ class WorkerFile(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int = 0
     boot_id: str = ""
     epoch: int = 0
+    life: str = ""
     heard_seq: int = 0
     is_copy: bool = False
     handle: str = ""

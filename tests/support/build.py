@@ -34,6 +34,7 @@ NOW = 1_750_000_000.0
 HEARTBEAT_S = 1.0
 DIGEST = "1" * 64
 CLUSTER = "c-1"
+LIVES = itertools.count(1)  # no two masters of a test have the same name
 
 T = TypeVar("T")
 
@@ -163,7 +164,6 @@ class AMaster:
         self._stored: dict[tuple[str, str], Record] = {}
         self._sessions = itertools.count(1)
         self._orders = itertools.count(1)
-        self._lives = itertools.count(1)
         self._accepts_rollback = accepts_rollback
         meta = Meta(cluster=CLUSTER, epoch=0)
         for record in (meta, *records):
@@ -279,7 +279,7 @@ class AMaster:
             Cluster(meta, self._stored.values()),
             HEARTBEAT_S,
             self.now,
-            life=f"life-{next(self._lives)}",
+            life=f"life-{next(LIVES)}",
             accepts_rollback=self._accepts_rollback,
         )
         core.check()

@@ -72,6 +72,7 @@ class Cluster:
         return self._daemons[name].poll()
 
     def pid(self, name: str) -> int:
+        """Of one daemon that this test started."""
         return self._daemons[name].pid
 
     def pids(self) -> list[int]:

@@ -26,6 +26,8 @@ def diagnose(path: Path, cwd: str, stage: str, number: int) -> str:
         return f"cannot enter the directory {cwd!r}: {os.strerror(number)}"
     if stage == "log":
         return f"cannot open its log file: {os.strerror(number)}"
+    if stage == "fork" and number in (errno.EMFILE, errno.ENFILE):
+        return "the keeper has no file descriptor left: end something, or raise 'ulimit -n'"
     if stage == "fork":
         return f"cannot make another process: {os.strerror(number)} (a limit on processes?)"
     if stage != "execve":

@@ -310,8 +310,8 @@ class WorkerDriver:
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
         pidfd = pidfds.pop(key, None)
         if pidfd is not None:
-            self._verdicts.hold(key, pidfd)
-            if not self._processes.watch(key, pid, pidfd):
+            is_held = self._verdicts.hold(key, pidfd)
+            if not self._processes.watch(key, pid, pidfd) or not is_held:
                 self._keeper.is_short()
 
     def _reason(self, kept: keeper.KeptAttempt) -> tuple[AttemptKey, str]:

@@ -101,6 +101,10 @@ class MasterCore:
     def silence_s(self, worker: WorkerName) -> float | None:
         return self._roster.silence_s(worker)
 
+    def due_s(self) -> float | None:
+        """In how many seconds a tick is wanted, because a worker may be lost then."""
+        return self._roster.due_s()
+
     def holders(self, digest: Digest) -> tuple[WorkerName, ...]:
         """The connected workers that have the artifact whole."""
         return tuple(

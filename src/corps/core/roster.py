@@ -87,6 +87,9 @@ class Roster:
     def silence_s(self, worker: WorkerName) -> float | None:
         return self._hearing.silence_s(worker)
 
+    def due_s(self) -> float | None:
+        return self._hearing.due_s(self._heartbeat_s)
+
     def opened(self, session: int, address: str) -> None:
         self._sessions[session] = Session(session, address)
         self._strangers[session] = self._hearing.awake

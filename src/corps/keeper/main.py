@@ -1,9 +1,10 @@
 """The keeper: the tiny process that forks, execs and reaps for one worker, and outlives it.
 
     PYTHON -I -S -E -c "import sys; sys.path.insert(0, SRC); from corps.keeper.main import main; \\
-        main()" DIR [--durable] [--copied] [--lost-status] [--idle-s=SECONDS] [--launch-s=SECONDS]
+        main()" DIR [OPTION...]
 
-`command` makes this argv. DIR has keeper.lock, keeper.sock and journal. The messages are those of
+`command` makes this argv. Options: --durable --copied --lost-status --nice=N --idle-s=SECONDS
+--launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The messages are those of
 corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for anybody.
 """
 
@@ -72,6 +73,8 @@ class Keeper:
 
     def __init__(self, options: list[str]) -> None:
         _settle_down()
+        nice = _seconds(options, "--nice=", os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, 0, int(nice))
         self._lock = Fd(os.open("keeper.lock", os.O_RDWR | os.O_CREAT, 0o600))
         try:
             fcntl.flock(self._lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -30,6 +30,7 @@ from corps.core.records import Meta, Record
 from corps.daemon import (
     hold_lock,
     raise_descriptor_limit,
+    raise_priority,
     refuse_optimized,
     settle_memory,
     start_log,
@@ -63,6 +64,7 @@ def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = 
     with hold_lock(directory, "master"):
         start_log()
         raise_descriptor_limit()
+        raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, directory, insecure_network, accepts_rollback))
 

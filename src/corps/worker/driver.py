@@ -51,6 +51,7 @@ class Home(NamedTuple):
     file: WorkerFile
     blobs: BlobStore
     trees: Trees
+    nice: int  # of what it starts: its own may be less
 
 
 class WorkerDriver:
@@ -65,7 +66,7 @@ class WorkerDriver:
         self._layout = Layout(directory)
         self._processes = Processes()
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
-        options = ("--copied",) if home.file.is_copy else ()
+        options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._totals = worker.Totals()
         self._cwds: dict[AttemptKey, str] = {}

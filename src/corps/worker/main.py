@@ -20,6 +20,7 @@ from corps.core.worker import WorkerCore
 from corps.daemon import (
     hold_lock,
     raise_descriptor_limit,
+    raise_priority,
     refuse_optimized,
     settle_memory,
     start_log,
@@ -66,19 +67,20 @@ def run(
     with hold_lock(directory, "worker"):
         start_log()
         raise_descriptor_limit()
+        nice = raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(directory, name, labels, address))
+            runner.run(_run(directory, name, labels, address, nice))
 
 
 async def _run(
-    directory: Path, name: str, labels: dict[str, str], address: tuple[str, int]
+    directory: Path, name: str, labels: dict[str, str], address: tuple[str, int], nice: int
 ) -> None:
     file = begin(directory)
     hello = make_hello(name, labels, file)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
-    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees), Clock())
+    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees, nice), Clock())
     driver.dial = functools.partial(_connect, address)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -300,6 +300,7 @@ class WorkerDriver:
                     self._processes.drop(message.attempt.key)
                     if message.attempt.failed_stage:
                         reasons.append(self._reason(message.attempt))
+                    self._cwds.pop(message.attempt.key, None)
                 case keeper.TotalsNow():
                     self._totals = message.totals
                 case keeper.Signaled() | keeper.Refused():

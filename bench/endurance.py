@@ -1,7 +1,8 @@
 """A worker that begins anew with a thousand apps alive, and a cluster after very many launches.
 
-The master remembers 20,000 events and deaths by design, so its memory is judged beyond that: only
-when there are more launches than WARM_UP. Each batch is removed again, as an operator would.
+The master remembers 20,000 events and deaths by design, and every heap finds its size only after a
+while: memory is judged beyond WARM_UP launches, by the pages that are a daemon's own. Each batch is
+removed again, as an operator would.
 
     python -m bench.endurance [--instances N] [--launches N]
 """
@@ -20,13 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.cluster import Cluster, cluster, pss_kib
+from bench.cluster import Cluster, anonymous_kib, cluster
 from corps.client import Client
 from corps.model.command import Launch
 
 BATCH = 1_000
 WARM_UP = 30_000  # launches until all that the master remembers has its full length
-WARM_UP_SHORT = 2_000
 DEADLINE_S = 120.0
 SLOPE_MAX_KIB = 1.0  # for each 1,000 launches
 READOPT_MAX_S = 1.0
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
     """What the daemons have after so many launches."""
 
     launches: int
-    pss_kib: dict[str, int]
+    anonymous_kib: dict[str, int]
     fds: dict[str, int]
     zombies: int
     cgroups: int
@@ -102,23 +102,19 @@ def measure(count: int, launches: int) -> list[Row]:
     rows.append(("zombies, after all launches", float(last.zombies), "", 0.0, ""))
     cgroups = float(max(0, last.cgroups - first.cgroups))
     rows.append(("cgroups more, after all launches", cgroups, "", 0.0, ""))
-    for daemon in DAEMONS:
-        is_long = launches > WARM_UP
-        if daemon == "master" and not is_long:
-            continue
-        judged = [s for s in samples if s.launches > (WARM_UP if is_long else WARM_UP_SHORT)]
-        slope = slope_kib(judged, daemon)
-        told = f"{judged[0].pss_kib[daemon]} KiB after {judged[0].launches} launches, "
-        told += f"{judged[-1].pss_kib[daemon]} KiB after {judged[-1].launches}"
-        budget = SLOPE_MAX_KIB if is_long else 10 * SLOPE_MAX_KIB  # few samples are noise
-        rows.append((f"memory of the {daemon} for 1,000 launches", slope, "KiB", budget, told))
+    judged = [sample for sample in samples if sample.launches > WARM_UP]
+    for daemon in DAEMONS if len(judged) > 1 else ():
+        told = f"{judged[0].anonymous_kib[daemon]} KiB after {judged[0].launches} launches, "
+        told += f"{judged[-1].anonymous_kib[daemon]} KiB after {judged[-1].launches}"
+        what = f"memory of the {daemon} for 1,000 launches"
+        rows.append((what, slope_kib(judged, daemon), "KiB", SLOPE_MAX_KIB, told))
     return rows
 
 
 def slope_kib(samples: Sequence[Sample], daemon: str) -> float:
     """By least squares, how much more memory 1,000 more launches take."""
     xs = [sample.launches / 1_000 for sample in samples]
-    ys = [float(sample.pss_kib[daemon]) for sample in samples]
+    ys = [float(sample.anonymous_kib[daemon]) for sample in samples]
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
     spread = sum((x - x_mean) ** 2 for x in xs)
     return sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / spread
@@ -138,7 +134,7 @@ def _sample(launches: int, daemons: dict[str, int]) -> Sample:
     pids = {name: daemons[name] for name in DAEMONS}
     return Sample(
         launches=launches,
-        pss_kib={name: pss_kib(pid) for name, pid in pids.items()},
+        anonymous_kib={name: anonymous_kib(pid) for name, pid in pids.items()},
         fds={name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items()},
         zombies=sum(map(_zombies, pids.values())),
         cgroups=sum(1 for _, names, _ in os.walk("/sys/fs/cgroup") for _ in names),

@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 200
 
-.PHONY: demo test check unit sim integration e2e bench clean
+.PHONY: demo test check unit sim integration e2e crash crash-sample bench clean
 
 demo: .venv/ready
 	examples/demo
 
-test: check unit sim integration e2e
+test: check unit sim integration e2e crash-sample
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -29,6 +29,12 @@ integration: .venv/ready
 
 e2e: .venv/ready
 	$(BIN)/pytest tests/e2e
+
+crash-sample: .venv/ready
+	$(BIN)/pytest tests/crash
+
+crash: .venv/ready
+	$(BIN)/python -m tests.crash
 
 bench: .venv/ready
 	$(BIN)/python -m bench

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, detection, endurance, gated, limits
+from bench import beats, crash_loop, detection, endurance, gated, limits
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -134,6 +134,12 @@ def idle() -> None:
         record("idle, CPU a minute", used * 60 / IDLE_S, "s", 0.5, f"measured for {IDLE_S:g} s")
 
 
+def crashes() -> None:
+    found = crash_loop.measure()
+    figure = f"{crash_loop.COUNT} instances in a crash loop, share of a core"
+    record(figure, found.share * 100, "%", crash_loop.BUDGET_SHARE * 100, found.text())
+
+
 def many_beats() -> None:
     found = beats.measure(5_000, 2.0, 20.0)
     limit = f"master's PSS {found['pss_mib']:.0f} MiB"
@@ -156,6 +162,7 @@ def main() -> None:
         deaths(made)
     gate()
     idle()
+    crashes()
     many_beats()
     detect_and_endure()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

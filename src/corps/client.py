@@ -174,8 +174,8 @@ class Client:
         """Per worker. `targets` may be workers, instances and apps; none means all workers."""
         return self._read("/v1/usage", _targets(targets), list[view.WorkerUsageView])
 
-    def why(self, targets: Sequence[str]) -> list[view.WhyView]:
-        return self._read("/v1/why", _targets(targets), list[view.WhyView])
+    def why(self, targets: Sequence[str], **only: int) -> list[view.WhyView]:  # attempt, limit
+        return self._read("/v1/why", [*_targets(targets), *only.items()], list[view.WhyView])
 
     def events(
         self, after: int = 0, limit: int = EVENTS_LIMIT, wait_s: float = 0.0
@@ -341,6 +341,8 @@ class _Connection(http.client.HTTPConnection):
         self.request(request.method, path, request.body, headers)
         with self.getresponse() as response:
             body = response.read(ANSWER_MAX_BYTES + 1)
+            if response.length and len(body) <= ANSWER_MAX_BYTES:  # read(n) does not tell it
+                raise http.client.IncompleteRead(body, response.length)
         if len(body) > ANSWER_MAX_BYTES:
             raise ProtocolError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
         return _Answer(response.status, response.headers, body)

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from queue import SimpleQueue
+from collections.abc import Sequence
 
-from tests.crash.cases import CASES, Case, Fault, Tally
-from tests.crash.harness import harness
+from tests.crash.cases import CASES, Fault, Tally
+from tests.crash.harness import run_all
 
 
 def main() -> int:
@@ -25,43 +22,25 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=1, help="every Nth system call")
     parser.add_argument("--only", default="", help="cases whose name has this")
     options = parser.parse_args()
-    cases: SimpleQueue[Case] = SimpleQueue()
-    for case in CASES:
-        if options.only in case.name:
-            cases.put(case)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(_work, cases, options.stride) for _ in range(options.jobs)]
-        tallies = [tally for job in jobs for tally in job.result()]
-    return _sum(tallies)
+    cases = [case for case in CASES if options.only in case.name]
+    tallies = run_all(cases, lambda _: options.stride, options.jobs, _say)
+    for line in summary(tallies):
+        _say(line)
+    return 0 if all(tally.is_clean for tally in tallies) else 1
 
 
-def _work(cases: SimpleQueue[Case], stride: int) -> list[Tally]:
-    tallies: list[Tally] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="corps-crash-") as directory,
-        harness(Path(directory)) as made,
-    ):
-        while not cases.empty():
-            tallies.append(made.run(cases.get(), stride=stride, report=_say))
-    return tallies
+def summary(tallies: Sequence[Tally]) -> list[str]:
+    faults: Counter[Fault] = Counter()
+    for tally in tallies:
+        faults += tally.faults
+    kills = sum(tally.kills for tally in tallies)
+    lines = [f"  {story}" for tally in tallies for story in tally.stories]
+    return [*lines, f"{kills} kills", *(f"{faults[one]:6} of {kills} {one}" for one in Fault)]
 
 
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _sum(tallies: list[Tally]) -> int:
-    faults: Counter[Fault] = Counter()
-    for tally in tallies:
-        faults += tally.faults
-        for story in tally.stories:
-            _say(f"  {story}")
-    kills = sum(tally.kills for tally in tallies)
-    _say(f"{kills} kills")
-    for fault in Fault:
-        _say(f"{faults[fault]:6} of {kills} {fault}")
-    return 0 if all(tally.is_clean for tally in tallies) else 1
 
 
 if __name__ == "__main__":

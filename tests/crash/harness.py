@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from tests.crash.cases import Case, Fault, Ledger, Report, Tally, Trial, Victim
 from tests.support import programs
@@ -96,6 +99,31 @@ class Harness:
                 return self._cluster.pid(WORKER)
             case Victim.MASTER:
                 return self._cluster.pid("master")
+
+
+def run_all(
+    cases: Sequence[Case], stride_of: Callable[[Case], int], jobs: int, report: Report
+) -> list[Tally]:
+    """Several clusters side by side, each taking the next case."""
+    queue: SimpleQueue[Case] = SimpleQueue()
+    for case in cases:
+        queue.put(case)
+
+    def work() -> list[Tally]:
+        tallies: list[Tally] = []
+        with (
+            tempfile.TemporaryDirectory(prefix="corps-crash-") as directory,
+            harness(Path(directory)) as made,
+            contextlib.suppress(Empty),
+        ):
+            while True:
+                case = queue.get_nowait()
+                tallies.append(made.run(case, stride=stride_of(case), report=report))
+        return tallies
+
+    with ThreadPoolExecutor(jobs) as pool:
+        working = [pool.submit(work) for _ in range(jobs)]
+        return [tally for job in working for tally in job.result()]
 
 
 @contextlib.contextmanager

@@ -291,9 +291,10 @@ def test_why_tells_the_story(corps: Cluster) -> None:
     id = _launch(corps, "exec sleep 100")
     corps.corps("kill", id)
     story = corps.corps("why", id).stdout.splitlines()
-    assert "launched by" in story[0]
+    assert "placed on w" in story[0] and "(command " in story[0]
     assert any("kill asked by" in line for line in story)
-    assert story[-1].startswith(f"now: {id} on w") and "killed by SIGKILL" in story[-1]
+    assert any("killed by SIGKILL (kill by " in line for line in story)
+    assert story[-1].lstrip().startswith(f"now: {id} on w") and "is dead" in story[-1]
     assert corps.corps("why", "--all", "-o", "name").stdout == f"{id}\n"
 
 

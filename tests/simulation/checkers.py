@@ -11,6 +11,7 @@ from corps.core import events as ev
 from corps.core.master import MasterCore
 from corps.core.records import CommandRecord, Meta, Record, record_key
 from corps.model.artifact import Artifact
+from corps.model.certificate import Certificate
 from corps.model.command import Copied, Deleted, Failure, Kill, Remove, Signal, Stop
 from corps.model.instance import (
     Cause,
@@ -22,6 +23,7 @@ from corps.model.instance import (
     SpawnFailed,
     Vanished,
 )
+from corps.model.terms import Restart
 from corps.model.worker import Worker, WorkerState
 from corps.wire import worker as wire
 from tests.simulation.hosts import WorkerHost
@@ -47,6 +49,8 @@ class Witness:
         self._durable: Tables = {}
         self._graves: dict[str, Grave] = {}
         self._removed: dict[str, None] = {}
+        self._certified: dict[str, Grave] = {}  # by attempt, once it is durable
+        self._running: dict[str, Process] = {}  # by instance, the last that executed
         self._never: dict[str, None] = {}  # attempts that were said never to have run
         self._seen: dict[str, None] = {}  # instances that were seen running
         self._allowed: dict[str, set[int]] = {}  # signals somebody asked for, by attempt
@@ -104,6 +108,34 @@ class Witness:
                 same = self._graves[record.id] == _grave(record)
                 self._require(same, f"{record.id} did not stay dead")
             self._require(record.id not in self._removed, f"{record.id} came back from nowhere")
+            self._goes_on(old if isinstance(old, Instance) else None, record)
+        if isinstance(record, CommandRecord) and isinstance(record.command, Stop | Kill | Signal):
+            self._allows(record, record.command)
+
+    def _goes_on(self, old: Instance | None, new: Instance) -> None:
+        """From attempt to attempt: one after the other, each death certified, never unasked."""
+        if old is None:
+            self._require(new.attempt == 1, f"{new.id} begins with attempt {new.attempt}")
+        elif new.attempt != old.attempt:
+            next_one = new.attempt == old.attempt + 1 and old.is_waiting
+            self._require(next_one, f"{new.id}: attempt {new.attempt} after {old}")
+            self._require(("certificates", old.key) in self._decided, f"{old.key} has no end")
+            due = old.not_before is not None and old.not_before <= self._world.now
+            self._require(due, f"{new.key} begins before its time")
+        wanted = new.restart is not Restart.NEVER and new.desired is Desired.RUNNING
+        self._require(wanted or not new.is_waiting, f"{new.id} waits for no attempt")
+        if new.failures_max is not None:
+            self._require(new.failures <= new.failures_max, f"{new.id} does not give up")
+
+    def _allows(self, record: CommandRecord, command: Stop | Kill | Signal) -> None:
+        """Signals to the attempts that there are now, and to no later one."""
+        numbers = {Stop: {2, 9}, Kill: {9}}.get(type(command), set())
+        if isinstance(command, Signal):
+            numbers = {command.signal}
+        for target in record.targets:
+            instance = self._decided.get(("instances", target))
+            if isinstance(instance, Instance):
+                self._allowed.setdefault(instance.key, set()).update(numbers)
 
     def _sends(self, core: MasterCore, session: int, message: wire.ToWorker) -> None:
         match message:
@@ -127,7 +159,7 @@ class Witness:
             case wire.Forget():
                 for key in message.keys:
                     instance = self._instance(key)
-                    is_over = instance is None or not instance.is_live
+                    is_over = instance is None or ("certificates", key) in self._decided
                     self._require(is_over, f"{key} is forgotten before its death is recorded")
             case wire.Remove():
                 asked = any(self._asked_to_remove(key) for key in message.keys)
@@ -172,74 +204,80 @@ class Witness:
                 self._sends_again(effect.message.key)
 
     def _is_durable(self, record: Record) -> None:
-        if isinstance(record, Instance) and record.is_live and record.started_at is not None:
-            self._seen[record.id] = None
+        if isinstance(record, Instance) and not record.is_over and record.started_at is not None:
+            self._seen[record.key] = None
+        if isinstance(record, Instance) and record.is_over:
+            death, cause, _ = self._certified[record.key]
+            self._require((record.death, record.cause) == (death, cause), f"{record.key}: {death}")
         if isinstance(record, Instance) and not record.is_live:
-            if record.id not in self._graves:
-                self._judge(record)
             self._graves[record.id] = _grave(record)
-        if isinstance(record, CommandRecord) and isinstance(record.command, Stop | Kill | Signal):
-            for target in record.targets:
-                allowed = self._allowed.setdefault(f"{target}#1", set())
-                match record.command:
-                    case Stop():
-                        allowed |= {2, 9}
-                    case Kill():
-                        allowed |= {9}
-                    case Signal():
-                        allowed |= {record.command.signal}
+        if isinstance(record, Certificate):
+            self._require(record.key not in self._certified, f"{record.key} died twice")
+            self._certified[record.key] = (record.death, record.cause, record.message)
+            self._judge(record)
 
     # ---- the truth
 
-    def _judge(self, instance: Instance) -> None:
+    def _judge(self, certificate: Certificate) -> None:
         """A death is the kernel's, or nobody could know it."""
-        death, key = instance.death, instance.key
+        death, key = certificate.death, certificate.key
         process = self._kernel.of(key)
         match death:
             case Exited():
                 truth = process is not None and process.status == death.code << 8
                 self._require(truth, f"{key}: {death} is not what happened: {process}")
-                self._judge_cause(instance, process)
+                self._judge_cause(certificate, process)
             case Signaled():
                 status = death.signal | (CORE if death.core_dumped else 0)
                 truth = process is not None and process.status == status
                 self._require(truth, f"{key}: {death} is not what happened: {process}")
-                self._judge_cause(instance, process)
+                self._judge_cause(certificate, process)
             case SpawnFailed():
                 self._require(key not in self._kernel.executions, f"{key} ran: {death}")
                 self._never[key] = None
             case Vanished():
-                self._judge_vanished(instance, death, process)
-            case None:
-                self._require(False, f"{key} is dead of nothing")
+                self._judge_vanished(certificate, death, process)
 
-    def _judge_cause(self, instance: Instance, process: Process | None) -> None:
+    def _judge_cause(self, certificate: Certificate, process: Process | None) -> None:
         assert process is not None
-        ours = instance.cause in (Cause.STOP, Cause.KILL)
-        self._require(not ours or bool(process.signals), f"{instance.key}: not our doing")
-        if isinstance(instance.death, Signaled) and instance.death.signal in process.signals:
-            self._require(ours, f"{instance.key}: our doing, and not said: {instance.message}")
+        key, ours = certificate.key, certificate.cause in (Cause.STOP, Cause.KILL)
+        self._require(not ours or bool(process.signals), f"{key}: not our doing")
+        death = certificate.death
+        if isinstance(death, Signaled) and death.signal in process.signals:
+            self._require(ours, f"{key}: our doing, and not said: {certificate.message}")
 
-    def _judge_vanished(self, instance: Instance, death: Vanished, process: Process | None) -> None:
-        host, key = self._hosts[instance.worker], instance.key
+    def _judge_vanished(
+        self, certificate: Certificate, death: Vanished, process: Process | None
+    ) -> None:
+        host, key = self._hosts[certificate.worker], certificate.key
         knowable = process is None or process.is_alive
         if "reboot" in death.reason:
             self._require(host.boots + host.clones > 0, f"{key}: no reboot")
         elif "state directory" in death.reason:
             self._require(host.wipes + host.clones > 0, f"{key}: no other state")
-        elif "set back" in death.reason or "of how it ended" in death.reason:
+        elif any(text in death.reason for text in ("set back", "of how it ended", "is a copy")):
             self._require(host.restores + host.clones > 0, f"{key}: nothing was set back")
         else:
             self._require("keeper" in death.reason and not knowable, f"{key}: {death}, {process}")
-        self._require(
-            not (death.may_have_run and instance.id in self._seen), f"{key}: it was seen running"
-        )
+        self._require(not (death.may_have_run and key in self._seen), f"{key}: it was seen running")
+        lives = process is not None and process.is_alive
+        over = death.may_still_run or not lives or host.whole_clones > 0
+        self._require(over, f"{key}: lives, and is said to be over")
         if not death.may_have_run:
             ran = self._kernel.executions.get(key, 0) == 1
             self._require(ran, f"{key}: nobody can have seen it run: {death}")
 
     def _executed(self, process: Process) -> None:
         self._require(process.key not in self._never, f"{process.key} ran after all")
+        id, _, attempt = process.key.partition("#")
+        before = self._running.get(id)
+        alone = before is None or not before.is_alive
+        # While the first is out of reach, a machine cloned whole seems to be booted anew.
+        seems_alone = self._hosts[process.host.partition(".")[0]].whole_clones > 0
+        self._require(alone or seems_alone, f"{process.key} runs beside {before}")
+        is_told = attempt == "1" or f"{id}#{int(attempt) - 1}" in self._certified
+        self._require(is_told, f"{process.key} runs before the last death is recorded")
+        self._running[id] = process
 
     def _signalled(self, process: Process, number: int) -> None:
         allowed = self._allowed.get(process.key, set())

@@ -63,7 +63,7 @@ class WorkerHost:
         self._world, self._kernel, self._network = world, kernel, network
         self.name, self._master = name, master
         self.place = place or name  # the machine: a clone has the name of another
-        self.boots = self.wipes = self.restores = self.clones = 0
+        self.boots = self.wipes = self.restores = self.clones = self.whole_clones = 0
         self.backup: Disk | None = None
         self.is_retired = False
         self.disk = Disk(state_id=self._state_id(), journal=Journal(self.boot_id))
@@ -172,6 +172,7 @@ class WorkerHost:
         made = WorkerHost(world, kernel, network, self.name, self._master, place)
         made.disk = self.disk.copy()
         made.disk.is_copy = world.rng.random() < 0.5
+        self.whole_clones += not made.disk.is_copy
         made.start()
         return made
 

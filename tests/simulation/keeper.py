@@ -48,6 +48,7 @@ class Entry:
     lost: str | None = None
     ended_at: float | None = None
     signals: list[wire.KeptSignal] = field(default_factory=list)
+    is_elsewhere: bool = False
     waiting: list[int] = field(default_factory=list)  # signals for when it has executed
 
 
@@ -134,6 +135,8 @@ class Keeper:
                 continue
             if not is_same_boot:  # a clone's processes are another machine's
                 entry.is_live, entry.lost, entry.executed = False, "machine rebooted", True
+                if self._journal.is_copy:
+                    entry.lost, entry.is_elsewhere = "its journal is a copy", True
                 entry.ended_at = entry.written_at = self._world.now
             elif entry.process.executed and entry.process.is_alive:
                 entry.executed, entry.right = True, Right.USED  # its environment says so
@@ -330,7 +333,7 @@ class Keeper:
 def _told(entry: Entry) -> wire.KeptAttempt:
     return wire.KeptAttempt(
         key=entry.key,
-        pid=entry.process.pid,
+        pid=0 if entry.is_elsewhere else entry.process.pid,
         note=entry.note,
         forked_at=entry.forked_at,
         is_live=entry.is_live,

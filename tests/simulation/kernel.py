@@ -9,6 +9,7 @@ from signal import SIGCHLD, SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP,
 from tests.simulation.world import World
 
 ENOENT = 2
+ENOEXEC = 8
 ESRCH = 3
 CORE = 0x80
 SIGSEGV = 11
@@ -54,6 +55,8 @@ class Kernel:
         """Exec the program: errno, or 0 and it runs."""
         if process.argv[1] == "missing":
             return ENOENT
+        if process.argv[1] == "damaged":
+            return ENOEXEC
         self._world.require(process.is_alive, f"{process.key} executed after its death")
         count = self.executions[process.key] = self.executions.get(process.key, 0) + 1
         self._world.require(count == 1, f"the program of {process.key} was executed twice")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from random import Random
 from typing import assert_never
 
 import msgspec
@@ -88,8 +89,10 @@ class MasterHost:
         self._life += 1
         self._decided, self._is_committing = [], False
         meta, records = self.store.load()
-        life = f"life-{self._life}"
-        self.core = MasterCore(Cluster(meta, records), HEARTBEAT_S, self._world.now, life=life)
+        rng = Random(self._world.rng.getrandbits(32))
+        self.core = MasterCore(
+            Cluster(meta, records), HEARTBEAT_S, self._world.now, rng, life=f"life-{self._life}"
+        )
         self.heard = dict.fromkeys(self.core.cluster.workers, self.ticks)
         self._world.note("master", f"starts, life {self._life}")
         self.on_start(self.core)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from corps.core.master import MasterCore
 from corps.model.command import Remove, Stop
 from corps.model.instance import Desired, Instance, InstanceState, Vanished
+from corps.model.terms import Restart
 from corps.model.worker import WorkerState
 from tests.simulation.checkers import Witness
 from tests.simulation.faults import Chaos
@@ -21,6 +22,7 @@ CHAOS_LEAST_S, CHAOS_MOST_S = 30.0, 120.0
 WORKERS_LEAST, WORKERS_MOST = 2, 12
 CALM_S = 60.0  # by then everything has come right
 LOOK_EVERY_S = 1.0
+TURN_S = 5.0  # within which an attempt that is due has begun, or is over
 
 
 class Simulation:
@@ -89,6 +91,8 @@ class Simulation:
     def _wrong_instance(self, instance: Instance) -> Iterator[str]:
         if not instance.is_live:
             return
+        if self._goes_round(instance):
+            return
         process = self.kernel.of(instance.key)
         if instance.desired is Desired.STOPPED:
             yield f"{instance.id} should be dead, is {instance.state}: {process}"
@@ -99,6 +103,13 @@ class Simulation:
         elif process.pid != instance.pid:
             yield f"{instance.id} has pid {process.pid}, not {instance.pid}"
 
+    def _goes_round(self, instance: Instance) -> bool:
+        """It dies and is started again for ever: right, as long as it goes on doing so."""
+        if instance.restart is Restart.NEVER or instance.desired is Desired.STOPPED:
+            return False
+        at = instance.state_since if instance.not_before is None else instance.not_before
+        return self.world.now - at < TURN_S and instance.state is not InstanceState.UNKNOWN
+
     def _wrong_host(self, core: MasterCore, host: WorkerHost) -> Iterator[str]:
         worker = core.cluster.workers.get(host.name)
         if worker is None or worker.state is not WorkerState.READY or host.core is None:
@@ -106,12 +117,17 @@ class Simulation:
             return
         for entry in host.disk.journal.entries.values():
             instance = core.cluster.instances.get(entry.key.partition("#")[0])
+            if instance is not None and self._goes_round(instance):
+                continue
             if not entry.is_live:
                 yield f"{host.name}: the keeper still remembers {entry.key}"
             elif not host.clones and (instance is None or not instance.is_live):
                 yield f"{host.name}: {entry.key} runs, and the master has it {instance}"
         for key in host.disk.files:
             report = host.core.report(key)
+            instance = core.cluster.instances.get(key.partition("#")[0])
+            if instance is not None and self._goes_round(instance):
+                continue
             if report is not None and report.state is InstanceState.DEAD:
                 yield f"{host.name}: the worker still remembers {key}"
         yield from self._wrong_files(core, host)
@@ -141,7 +157,8 @@ class Simulation:
         for process in self.kernel.alive():
             known = core.cluster.instances.get(process.key.partition("#")[0])
             # What ran when its worker's state was another is a stray: left alone, by design.
-            stray = known is None or isinstance(known.death, Vanished)
+            is_earlier = known is not None and known.key != process.key
+            stray = known is None or is_earlier or isinstance(known.death, Vanished)
             if not (stray and any(_has_strays(h) for h in self.workers if h.name == process.host)):
                 yield f"{process} is alive after stop --all"
 

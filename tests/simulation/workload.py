@@ -18,6 +18,7 @@ from corps.model.command import (
     Signal,
     Stop,
 )
+from corps.model.terms import Restart
 from tests.simulation.master import MasterHost
 from tests.simulation.world import World
 
@@ -25,6 +26,17 @@ ARTIFACTS = ("web", "api", "db.main")
 VERSIONS = 2
 LOST_REPLY_CHANCE = 0.05
 LIVE_MAX = 60
+KINDS = [
+    "sleeps",
+    "sleeps",
+    "exits",
+    "crashes",
+    "suicide",
+    "polite",
+    "stubborn",
+    "missing",
+    "damaged",
+]
 
 
 @dataclass
@@ -147,15 +159,17 @@ class Operators:
 
     def _launch(self) -> Launch:
         rng = self._world.rng
-        kind = rng.choice(
-            ("sleeps", "sleeps", "exits", "crashes", "suicide", "polite", "stubborn", "missing")
-        )
+        kind = rng.choice(KINDS)
+        restart = rng.choice((Restart.NEVER, Restart.NEVER, Restart.ON_FAILURE, Restart.ALWAYS))
+        gives_up = restart is Restart.ON_FAILURE and rng.random() < 0.3
         after_s = 0.0 if rng.random() < 0.15 else rng.uniform(0, 15 if kind == "exits" else 4)
         return Launch(
             artifact=rng.choice(ARTIFACTS),
             on=rng.choice((None, None, "all", "zone=a", rng.choice(self._workers))),
             count=rng.choice((None, 1, 2, 5)),
             args=(kind, f"{after_s:.3f}", str(rng.randrange(4))),
+            restart=restart,
+            failures_max=rng.randrange(1, 4) if gives_up else None,
         )
 
     def _signal(self) -> Signal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from random import Random
 from typing import Any, TypeVar
 
 import msgspec
@@ -279,6 +280,7 @@ class AMaster:
             Cluster(meta, self._stored.values()),
             HEARTBEAT_S,
             self.now,
+            Random(0),
             life=f"life-{next(LIVES)}",
             accepts_rollback=self._accepts_rollback,
         )

@@ -42,6 +42,7 @@ class Answer(msgspec.Struct):
     status: int = 200
     headers: dict[str, str] = {}
     is_last: bool = False
+    is_cut: bool = False
 
 
 class Request(msgspec.Struct):
@@ -97,8 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**answer.headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = answer.is_last
+        self.wfile.write(body[: len(body) // 2] if answer.is_cut else body)
+        self.close_connection = answer.is_last or answer.is_cut
 
     do_POST = do_GET
 
@@ -221,6 +222,13 @@ def test_a_master_that_breaks_down_while_it_answers_is_asked_again(
     with Client(path) as client:
         assert client.kill(["web.1"]) == ()
     assert len(_ids(master)) == 1
+
+
+def test_an_answer_cut_short_is_asked_for_again(path: Path, master: Master) -> None:
+    master.answers += [Answer([WORKER], is_cut=True), Answer([WORKER])]
+    with Client(path) as client:
+        assert client.workers() == [WORKER]
+    assert len(master.requests) == 2
 
 
 def test_a_master_that_stays_broken_leaves_the_outcome_unknown(path: Path, master: Master) -> None:

@@ -1,4 +1,4 @@
-"""ps, stop, kill, signal, rm, usage, why: instances and what came of them."""
+"""ps, stop, kill, signal, rm, usage: instances and what came of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import click
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import (
-    ALL,
     CHILD,
     TARGET,
     Aim,
@@ -28,7 +27,7 @@ from corps.model.command import GRACE_MAX_S
 from corps.model.instance import InstanceState
 from corps.model.name import split_instance_id
 from corps.model.spec import parse_signal
-from corps.model.view import InstanceUsageView, InstanceView, WhyView, WorkerUsageView
+from corps.model.view import InstanceUsageView, InstanceView, WorkerUsageView
 
 
 @verb("ps")
@@ -121,32 +120,24 @@ def usage(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Ou
     render.show(lines, USAGE, output)
 
 
-@verb("why")
-@click.argument("targets", nargs=-1, type=TARGET, metavar="TARGET...")
-@all_option
-@output_option
-@click.pass_obj
-def why(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Output) -> None:
-    """Tell how it came to where it is now: placed, launched, died, by whom."""
-    Aim(targets, is_all).check()
-    rows = operator.client.why(targets or (ALL,))
-    if output not in (Output.TABLE, Output.WIDE):
-        render.show(rows, STORIES, output)
-        return
-    for row in rows:
-        instance = row.instance
-        lines = [f"{event.at}  {event.message}" for event in row.story]
-        lines.append(f"now: {instance.id} on {instance.worker} is {state_of(instance)}")
-        render.write_lines(lines)
-
-
 def state_of(row: InstanceView) -> str:
     """What the operating system says while it lives, else the state and reason."""
     if row.death is not None:
-        return f"{row.state}: {row.death.message}"
+        again = next_attempt(row)
+        after = f"{again} after " if again else ""
+        return f"{row.state}: {after}{row.death.message}"
     if row.state == InstanceState.RUNNING:
         return row.os_state or row.state
     return f"{row.state} ({row.os_state})" if row.os_state else row.state
+
+
+def next_attempt(row: InstanceView) -> str | None:
+    """When one that waits for its next attempt begins it; its worker must be usable then."""
+    if row.not_before is None:
+        return None
+    left_s = row.waits_s
+    when = f"in {left_s:.1f} s" if left_s else f"as soon as {row.worker} is ready,"
+    return f"attempt {row.attempt + 1} {when}"
 
 
 def _report(rows: Sequence[InstanceView], output: Output) -> None:
@@ -193,6 +184,7 @@ INSTANCES: Listing[InstanceView] = Listing(
         Column("CPU", _cpu),
         Column("MAX RSS", lambda row: render.size(row.usage.max_rss_bytes)),
         Column("RSS", lambda row: render.size(row.usage.rss_bytes), is_wide=True),
+        Column("RESTART", lambda row: row.restart, is_wide=True),
         Column("STARTED", lambda row: row.started_at or MISSING, is_wide=True),
         Column("ENDED", lambda row: row.ended_at or MISSING, is_wide=True),
         Column("DIGEST", lambda row: render.short(row.digest), is_wide=True),
@@ -213,7 +205,6 @@ LAUNCHED: Listing[InstanceView] = Listing(
 REMOVED: Listing[dict[str, str]] = Listing(
     lambda row: row["id"], (Column("FORGOTTEN", lambda row: row["id"]),)
 )
-STORIES: Listing[WhyView] = Listing(lambda row: row.instance.id, ())
 USAGE_OF_WORKERS: Listing[WorkerUsageView] = Listing(lambda row: row.worker, ())
 USAGE: Listing[UsageLine] = Listing(
     lambda line: line[1].id if line[1] else line[0].worker,

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 import click
 
 from corps.cli import render
-from corps.cli.apps import LAUNCHED, check_known
+from corps.cli.apps import LAUNCHED, check_known, next_attempt
 from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import Output
@@ -23,9 +23,11 @@ from corps.model.terms import (
     Terms,
     check_terms,
     parse_limits,
+    parse_restart,
     parse_size,
     parse_umask,
 )
+from corps.model.view import InstanceView
 
 SPAWN_FAILED = "spawn_failed"
 
@@ -60,10 +62,10 @@ class LaunchOptions(TypedDict):
 @click.option("--cwd", metavar="DIR", help="Start in this directory, an absolute path.")
 @click.option(
     "--restart",
-    type=click.Choice([policy.value for policy in Restart]),
     default=Restart.NEVER.value,
     show_default=True,
-    help="Which deaths start a new attempt.",
+    metavar="POLICY",
+    help="never, on-failure, always; on-failure:5 gives up after 5 failures in a row.",
 )
 @click.option(
     "--limit",
@@ -95,6 +97,7 @@ def launch(operator: Operator, **options: Unpack[LaunchOptions]) -> None:
     Without --count: one on each worker of --on; without --on too: one in all. Answers with
     instance, worker and pid, or the exact reason why not (exit status 1).
     """
+    restart, failures_max = parse_restart(options["restart"])
     rows = operator.client.launch(
         Launch(
             artifact=options["name"],
@@ -104,12 +107,13 @@ def launch(operator: Operator, **options: Unpack[LaunchOptions]) -> None:
             env=_environment(options["env"]),
             cwd=options["cwd"],
             terms=_terms(options),
-            restart=Restart(options["restart"]),
+            restart=restart,
+            failures_max=failures_max,
         )
     )
     render.show(rows, LAUNCHED, options["output"])
     failed = [row for row in rows if row.death is not None and row.death.kind == SPAWN_FAILED]
-    reasons = [f"{row.id} on {row.worker}: {row.death.message}" for row in failed if row.death]
+    reasons = [f"{row.id} on {row.worker}: {_reason(row)}" for row in failed]
     if len(rows) == 1 and reasons:
         raise Failed(reasons[0])
     for reason in reasons:
@@ -117,6 +121,12 @@ def launch(operator: Operator, **options: Unpack[LaunchOptions]) -> None:
     if failed:
         raise Failed(f"{len(failed)} of {len(rows)} instances did not start")
     check_known(rows)
+
+
+def _reason(row: InstanceView) -> str:
+    assert row.death is not None
+    again = next_attempt(row)
+    return f"{row.death.message}; {again}" if again else row.death.message
 
 
 def _terms(options: LaunchOptions) -> Terms:

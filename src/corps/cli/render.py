@@ -17,11 +17,11 @@ import msgspec
 
 from corps.cli.escape import escape_json, escape_line
 from corps.errors import CorpsError, Failed
+from corps.model import measure
 
 Row = TypeVar("Row")
 MISSING = "-"
 WIDE_COLUMNS = 10_000  # a wide table is the terminal's to wrap, not ours to fold
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STYLES = {
     "ready": "green",
     "running": "green",
@@ -135,30 +135,11 @@ def in_colour(text: str, number: int) -> str:
 
 
 def size(size_bytes: int | None) -> str:
-    """`1.5 MiB`."""
-    if size_bytes is None:
-        return MISSING
-    value, unit = float(size_bytes), 0
-    while value >= 1023.95 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{size_bytes} B"
+    return MISSING if size_bytes is None else measure.size(size_bytes)
 
 
 def duration(seconds: float | None) -> str:
-    """`0.012 s`, `42.0 s`, `3m07s`, `5h02m`, `12d03h`."""
-    if seconds is None:
-        return MISSING
-    if seconds < 10:
-        return f"{seconds:.3f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours}h{minutes:02d}m"
-    return f"{hours // 24}d{hours % 24:02d}h"
+    return MISSING if seconds is None else measure.duration(seconds)
 
 
 def number(value: int | None) -> str:

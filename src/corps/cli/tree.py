@@ -34,7 +34,7 @@ MODULES = {
     "signal": "apps",
     "usage": "apps",
     "logs": "logs",
-    "why": "apps",
+    "why": "why",
     "audit": "workers",
     "rm": "apps",
     "events": "workers",

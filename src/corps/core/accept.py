@@ -13,7 +13,7 @@ import msgspec
 from corps.core.events import ArtifactFacts
 from corps.core.explain import signal_name
 from corps.core.ledger import Ledger
-from corps.core.placement import place
+from corps.core.placement import place, why_there
 from corps.core.records import App, artifact_key
 from corps.core.targets import find_artifact, find_instances
 from corps.errors import Conflict, Invalid, Unavailable
@@ -38,6 +38,7 @@ from corps.model.instance import (
     InstanceState,
     Launchable,
     Timings,
+    move,
 )
 from corps.model.name import (
     CommandId,
@@ -55,6 +56,7 @@ from corps.wire.worker import End, Install, SendSignal, Start, Uninstall
 from corps.wire.worker import Remove as RemoveFiles
 
 SIGNAL_MAX = 64
+ASKS_MAX = 20  # of one attempt, the last ones
 WAITING = "waiting"
 REMOVED = "removed"
 
@@ -165,7 +167,9 @@ def _begins(ledger: Ledger, worker: WorkerName, is_resumed: bool) -> str:
 def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str, ...]:
     artifact = find_artifact(ledger.cluster, command.artifact)
     check_launch(command)
-    chosen = _placed(ledger, command, _ready(ledger, command.on, artifact))
+    usable = _ready(ledger, command.on, artifact)
+    chosen = _placed(ledger, command, usable)
+    placement = why_there(command.on, command.count, len(usable))
     wanted = tuple(sorted({*artifact.workers, *chosen}))
     if wanted != artifact.workers:
         ledger.save(msgspec.structs.replace(artifact, workers=wanted))
@@ -196,6 +200,8 @@ def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str
             timings=Timings(placed_at=ledger.now),
             state_since=ledger.now,
             restart=command.restart,
+            failures_max=command.failures_max,
+            placement=placement,
         )
         ledger.save(instance)
         ledger.happened("placed", instance.id, f"on {worker}, launched by {by}", worker)
@@ -227,12 +233,32 @@ def end(ledger: Ledger, command: Stop | Kill, id: CommandId, by: str) -> tuple[s
             continue
         text = f"{cause} asked by {by}" + (f", grace {grace_s:g} s" if cause is Cause.STOP else "")
         ledger.happened(cause, instance.id, text, instance.worker)
+        if instance.is_waiting:
+            _end_waiting(ledger, instance, f"{cause} by {by}")
+            continue
         asked = Asked(cause=cause, signal=number, by=by, command=id, at=ledger.now, grace_s=grace_s)
-        if _is_sooner(asked, instance):
-            changed = msgspec.structs.replace(instance, desired=Desired.STOPPED, asked=asked)
+        asks = (*instance.asks, asked)[-ASKS_MAX:]
+        if not _is_sooner(asked, instance):
+            ledger.save(msgspec.structs.replace(instance, asks=asks))
+        else:
+            changed = msgspec.structs.replace(
+                instance, desired=Desired.STOPPED, asked=asked, asks=asks
+            )
             ledger.save(changed)
             ledger.send_to(instance.worker, end_message(changed, ledger.now))
     return tuple(instance.id for instance in instances)
+
+
+def _end_waiting(ledger: Ledger, instance: Instance, why: str) -> None:
+    """It has no process now, and will have none: its last death is how it ended."""
+    dead = msgspec.structs.replace(
+        move(instance, InstanceState.DEAD, ledger.now),
+        desired=Desired.STOPPED,
+        not_before=None,
+        message=f"{instance.message}; no further attempt: {why}",
+    )
+    ledger.save(dead)
+    ledger.happened("restart", dead.id, f"no further attempt: {why}", dead.worker)
 
 
 def _is_sooner(asked: Asked, instance: Instance) -> bool:
@@ -260,9 +286,15 @@ def signal(ledger: Ledger, command: Signal, id: CommandId, by: str) -> tuple[str
     for instance in instances:
         _check_signalable(ledger, instance)
     for instance in instances:
-        if instance.asked is None or instance.desired is Desired.RUNNING:
-            asked = Asked(cause=Cause.KILL, signal=command.signal, by=by, command=id, at=ledger.now)
-            ledger.save(msgspec.structs.replace(instance, asked=asked))
+        asked = Asked(cause=Cause.KILL, signal=command.signal, by=by, command=id, at=ledger.now)
+        counts = instance.asked is None or instance.desired is Desired.RUNNING
+        ledger.save(
+            msgspec.structs.replace(
+                instance,
+                asked=asked if counts else instance.asked,
+                asks=(*instance.asks, asked)[-ASKS_MAX:],
+            )
+        )
         text = f"{signal_name(command.signal)} sent by {by}"
         ledger.happened("signal", instance.id, text, instance.worker)
         message = SendSignal(key=instance.key, signal=command.signal, command=id)

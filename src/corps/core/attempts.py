@@ -11,6 +11,7 @@ from corps.core.explain import errno_name
 from corps.model.instance import (
     Death,
     Delivered,
+    Evidence,
     Exited,
     InstanceState,
     Launchable,
@@ -64,6 +65,14 @@ def died(report: Report, listed: KeptAttempt, reason: str | None, now: float) ->
     )
 
 
+def testified(evidence: Evidence | None, listed: KeptAttempt, now: float) -> Evidence | None:
+    """What was seen of a death, together with what its keeper knows of it."""
+    if listed.deadline_s is None:
+        return evidence
+    limit = f"its keeper ended it: it had not executed {listed.deadline_s:g} s after its fork"
+    return msgspec.structs.replace(evidence or Evidence(seen_at=now), limit=limit)
+
+
 def delivered(listed: KeptAttempt) -> tuple[Delivered, ...]:
     """The signals that the keeper delivered, the last ones if there were many."""
     sent = listed.signals[-DELIVERED_MAX:]
@@ -97,7 +106,8 @@ def _death(listed: KeptAttempt, reason: str | None, *, was_seen: bool) -> Death:
     if listed.status is None:
         # What had not used its right to exec is no loss: the keeper says so by `failed_stage`.
         reason = believe.text(listed.lost or "its keeper was lost")
-        return Vanished(reason=reason, may_have_run=not was_seen)
+        # Without a pid, of a damaged record, the keeper cannot have looked whether it is gone.
+        return Vanished(reason=reason, may_have_run=not was_seen, may_still_run=listed.pid == 0)
     return _from_status(listed.status)
 
 

@@ -17,6 +17,7 @@ from corps.model.instance import (
     Exited,
     InstanceState,
     LogLine,
+    Machine,
     Signaled,
     SpawnFailed,
     Survivor,
@@ -76,6 +77,7 @@ def report(said: Report) -> Report | None:
         usage=None if said.usage is None else _usage(said.usage),
         enforced=_enforced(said.enforced),
         evidence=None if said.evidence is None or not is_dead else evidence(said.evidence),
+        fetched_bytes=None if said.fetched_bytes is None else count(said.fetched_bytes),
     )
 
 
@@ -94,6 +96,7 @@ def evidence(said: Evidence) -> Evidence | None:
         said,
         argv=tuple(text(word) for word in said.argv[:LIST_MAX]),
         last_lines=tuple(reversed(lines)),
+        machine=None if said.machine is None else _machine(said.machine),
         oom=None if said.oom is None else text(said.oom),
         limit=None if said.limit is None else text(said.limit),
         lingering=None if said.lingering is None else count(said.lingering),
@@ -101,6 +104,18 @@ def evidence(said: Evidence) -> Evidence | None:
             Survivor(pid=count(one.pid), command=text(one.command))
             for one in said.survivors[:LIST_MAX]
         ),
+    )
+
+
+def _machine(said: Machine) -> Machine | None:
+    pressures = (said.cpu_pressure_percent, said.memory_pressure_percent, said.io_pressure_percent)
+    known = [value for value in (said.load_1m, *pressures) if value is not None]
+    if not all(0 <= value < TIME_MAX_S for value in known):
+        return None
+    return msgspec.structs.replace(
+        said,
+        memory_total_bytes=count(said.memory_total_bytes),
+        memory_available_bytes=count(said.memory_available_bytes),
     )
 
 
@@ -130,7 +145,7 @@ def _death(said: Death) -> Death:
                 message=text(said.message),
             )
         case Vanished():
-            return Vanished(reason=text(said.reason), may_have_run=said.may_have_run)
+            return msgspec.structs.replace(said, reason=text(said.reason))
         case _:
             assert_never(said)
 

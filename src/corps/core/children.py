@@ -12,16 +12,31 @@ from typing import assert_never
 import msgspec
 
 from corps.core import believe
-from corps.core.attempts import DELIVERED_MAX, Attempt, delivered, died, kept, usage_of
+from corps.core.attempts import (
+    DELIVERED_MAX,
+    Attempt,
+    delivered,
+    died,
+    kept,
+    testified,
+    usage_of,
+)
 from corps.core.events import Instruct, KeeperSaid, Peaks, Spawn, SpawnBlocked, WorkerEffect
 from corps.core.signals import Signal, Signals
 from corps.core.skew import ahead_s, kept_on_ours, spawned_on_ours
-from corps.model.instance import Delivered, InstanceState, Launchable, SpawnFailed, Vanished
+from corps.model.instance import (
+    Delivered,
+    Evidence,
+    InstanceState,
+    Launchable,
+    SpawnFailed,
+    Vanished,
+)
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
 from corps.wire.worker import FromWorker, Report
 
-ECANCELED = 125
+CANCELLED = SpawnFailed(stage="cancelled", errno=125, message="stopped before it was started")
 ESRCH = 3
 NEVER_EXECUTED = "never_executed"  # wire.keeper.KeptAttempt: a proof, not a guess
 S = InstanceState
@@ -42,6 +57,8 @@ class Children:
         self._listed: dict[AttemptKey, None] = {}  # in the parts of a listing so far
         self._signals = Signals()
         self._ahead_s = 0.0  # the keeper's clock, of ours
+        self._reasons: dict[AttemptKey, str] = {}  # of the deaths the keeper tells of now
+        self._evidence: dict[AttemptKey, Evidence] = {}
 
     # ---- what the master asks
 
@@ -60,10 +77,14 @@ class Children:
     def await_files(self, attempt: Attempt) -> None:
         self._update(attempt, state=S.FETCHING)
 
-    def spawn(self, attempt: Attempt) -> None:
+    def spawn(self, attempt: Attempt, fetched_bytes: int | None = None) -> None:
         """The files are there: have the keeper start it, now or as soon as there is a keeper."""
-        fetched_at = attempt.report.fetched_at or self.now
-        report = msgspec.structs.replace(attempt.report, state=S.STARTING, fetched_at=fetched_at)
+        report = msgspec.structs.replace(
+            attempt.report,
+            state=S.STARTING,
+            fetched_at=attempt.report.fetched_at or self.now,
+            fetched_bytes=fetched_bytes or attempt.report.fetched_bytes,
+        )
         attempt.report = report  # not worth a message: running or dead follows at once
         if self._has_keeper:
             self._effect(Spawn(report.key, _launch(attempt)))
@@ -73,7 +94,7 @@ class Children:
         if attempt is None:
             return  # it ended, and the master knows
         if attempt.report.state in (S.PENDING, S.FETCHING):
-            self.not_started(message.key, "cancelled", ECANCELED, "stopped before it was started")
+            self.not_started(message.key, CANCELLED)
         elif attempt.report.state is S.DEAD:
             self.changed[message.key] = None
         elif attempt.end_signal != SIGKILL or message.signal == SIGKILL:  # never softened
@@ -120,13 +141,15 @@ class Children:
             if attempt.report.state is S.FETCHING and attempt.report.digest == digest
         ]
 
-    def not_started(self, key: AttemptKey, stage: str, errno: int, message: str) -> None:
+    def not_started(
+        self, key: AttemptKey, death: SpawnFailed, evidence: Evidence | None = None
+    ) -> None:
         """Only what has no process can have failed to start."""
         attempt = self.table.get(key)
         if attempt is None or attempt.report.state is S.DEAD or attempt.report.pid is not None:
             return
-        death = SpawnFailed(stage=stage, errno=errno, message=believe.text(message))
-        self._die(attempt, death=death, ended_at=self.now)
+        said = msgspec.structs.replace(death, message=believe.text(death.message))
+        self._die(attempt, death=said, ended_at=self.now, evidence=evidence)
 
     def check(self) -> None:
         """Assert every invariant."""
@@ -140,7 +163,8 @@ class Children:
     # ---- what the driver and the keeper say
 
     def blocked(self, event: SpawnBlocked) -> None:
-        self.not_started(event.key, event.stage, event.errno, event.message)
+        death = SpawnFailed(stage=event.stage, errno=event.errno, message=event.message)
+        self.not_started(event.key, death, event.evidence)
 
     def saw_peaks(self, event: Peaks) -> None:
         for key, peak_bytes in event.peaks:
@@ -152,27 +176,28 @@ class Children:
         self._listed.clear()
 
     def keeper_said(self, event: KeeperSaid) -> None:
-        reasons = dict(event.reasons)
+        self._reasons, self._evidence = dict(event.reasons), dict(event.evidence)
         for said in event.messages:
             match said:
                 case keeper.Listing():
                     self._ahead_s = ahead_s(said.now, self.now)
-                    self._list(said, reasons)
+                    self._list(said)
                 case keeper.Spawned():
                     self._spawned(spawned_on_ours(said, self._ahead_s))
                 case keeper.Ended():
-                    self._ended(kept_on_ours(said.attempt, self._ahead_s), reasons)
+                    self._ended(kept_on_ours(said.attempt, self._ahead_s))
                 case keeper.Signaled():
                     self._signaled(said)
                 case keeper.Refused():
                     if said.key is not None:
-                        self.not_started(said.key, "keeper", 0, said.reason)
+                        death = SpawnFailed(stage="keeper", errno=0, message=said.reason)
+                        self.not_started(said.key, death, self._evidence.get(said.key))
                 case keeper.TotalsNow():
                     pass  # the driver answers questions with it
                 case _:
                     assert_never(said)
 
-    def _list(self, listing: keeper.Listing, reasons: dict[AttemptKey, str]) -> None:
+    def _list(self, listing: keeper.Listing) -> None:
         """The keeper's word: what it lists is, and what it does not list was never started."""
         for said in listing.attempts:
             attempt = kept_on_ours(said, self._ahead_s)
@@ -180,7 +205,7 @@ class Children:
             if attempt.is_live:
                 self._adopt(attempt)
             else:
-                self._ended(attempt, reasons)
+                self._ended(attempt)
         if not listing.is_last:
             return
         self._has_keeper = self.has_listing = True
@@ -208,7 +233,8 @@ class Children:
         if _is_waiting(attempt):
             self.spawn(attempt)
         elif attempt.report.state in (S.STARTING, S.RUNNING, S.STOPPING):
-            death = Vanished(reason="its keeper has no record of it any more")
+            reason = "its keeper has no record of it any more"
+            death = Vanished(reason=reason, may_still_run=True)
             self._die(attempt, death=death, ended_at=self.now)
 
     def _spawned(self, said: keeper.Spawned) -> None:
@@ -223,7 +249,7 @@ class Children:
             )
             self._press(attempt)
 
-    def _ended(self, listed: keeper.KeptAttempt, reasons: dict[AttemptKey, str]) -> None:
+    def _ended(self, listed: keeper.KeptAttempt) -> None:
         attempt = self.table.get(listed.key)
         if listed.failed_stage == NEVER_EXECUTED and (attempt is None or _is_waiting(attempt)):
             self._never_ran(listed.key, attempt)
@@ -234,8 +260,9 @@ class Children:
             self.changed[listed.key] = None
             return
         self._answer(listed.key, delivered(listed))
-        attempt.report = died(attempt.report, listed, reasons.get(listed.key), self.now)
-        self._die(attempt, usage=usage_of(listed.usage, attempt.peak_bytes))
+        attempt.report = died(attempt.report, listed, self._reasons.get(listed.key), self.now)
+        evidence = testified(self._evidence.get(listed.key), listed, self.now)
+        self._die(attempt, usage=usage_of(listed.usage, attempt.peak_bytes), evidence=evidence)
 
     def _never_ran(self, key: AttemptKey, attempt: Attempt | None) -> None:
         """Its keeper died before it might execute, and nobody else may: so it is asked for again.
@@ -245,7 +272,7 @@ class Children:
         self._effect(Instruct(keeper.Forget(keys=(key,))))
         self._listed.pop(key, None)
         if attempt is not None and attempt.end_signal is not None:
-            self.not_started(key, "cancelled", ECANCELED, "stopped before it was started")
+            self.not_started(key, CANCELLED)
         elif attempt is not None and self._has_keeper:
             self.spawn(attempt)
 

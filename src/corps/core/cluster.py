@@ -18,6 +18,7 @@ COMMANDS_KEPT = 2_000
 TARGETS_KEPT = 100_000  # of all commands kept: each is a row of a result
 DEAD_KEPT = 20_000
 CERTIFICATES_KEPT = 20_000
+ATTEMPTS_KEPT = 100  # certificates of one instance, so that it pushes out no other's
 
 
 class Cluster:
@@ -36,6 +37,7 @@ class Cluster:
         self._live_by_worker: dict[WorkerName, dict[InstanceId, None]] = {}
         self._by_app: dict[str, dict[InstanceId, None]] = {}
         self._certified: dict[InstanceId, dict[AttemptKey, None]] = {}
+        self._often: dict[InstanceId, None] = {}  # with more certificates than are kept
         self._dead: dict[InstanceId, None] = {}
         self._done: dict[CommandId, None] = {}
         self._done_targets = 0
@@ -48,9 +50,7 @@ class Cluster:
             case Instance():
                 self._put_instance(record)
             case Certificate():
-                assert record.key not in self.certificates, "a death is certified once"
-                self.certificates[record.key] = record
-                self._certified.setdefault(record.id, {})[record.key] = None
+                self._put_certificate(record)
             case CommandRecord():
                 self.commands[record.id] = record
                 if record.result is not None and record.id not in self._done:
@@ -77,10 +77,7 @@ class Cluster:
                 self._dead.pop(record.id, None)
                 del self._by_app[record.app][record.id]
             case Certificate():
-                del self.certificates[record.key]
-                del self._certified[record.id][record.key]
-                if not self._certified[record.id]:
-                    del self._certified[record.id]
+                self._drop_certificate(record)
             case CommandRecord():
                 del self.commands[record.id]
                 if record.id in self._done:
@@ -121,6 +118,8 @@ class Cluster:
         too_large = self._done_targets > TARGETS_KEPT and len(self._done) > 1
         if len(self._done) > COMMANDS_KEPT or too_large:
             return self.commands[next(iter(self._done))]
+        if self._often:
+            return self.certificates_of(next(iter(self._often)))[0]
         if len(self.certificates) > CERTIFICATES_KEPT:
             return next(iter(self.certificates.values()))
         if len(self._dead) > DEAD_KEPT:
@@ -136,8 +135,10 @@ class Cluster:
             assert instance.worker in self.workers, id
             assert (id in self._live_by_worker[instance.worker]) is is_live, id
             assert (id in self._dead) is not is_live, id
-            assert (instance.death is None) is is_live, id
-            assert (instance.cause is None) is is_live, id
+            assert (instance.death is not None) is instance.is_over, id
+            assert (instance.cause is not None) is instance.is_over, id
+            assert not instance.is_waiting or instance.state is InstanceState.PENDING, id
+            assert not instance.is_waiting or instance.desired is Desired.RUNNING, id
             assert is_live is False or instance.asked or instance.desired is Desired.RUNNING, id
             assert instance.pid or instance.state is not InstanceState.RUNNING, id
         for artifact in self.artifacts.values():
@@ -161,3 +162,20 @@ class Cluster:
         else:
             live.pop(instance.id, None)
             self._dead[instance.id] = None
+
+    def _put_certificate(self, certificate: Certificate) -> None:
+        assert certificate.key not in self.certificates, "a death is certified once"
+        self.certificates[certificate.key] = certificate
+        deaths = self._certified.setdefault(certificate.id, {})
+        deaths[certificate.key] = None
+        if len(deaths) > ATTEMPTS_KEPT:
+            self._often[certificate.id] = None
+
+    def _drop_certificate(self, certificate: Certificate) -> None:
+        del self.certificates[certificate.key]
+        deaths = self._certified[certificate.id]
+        del deaths[certificate.key]
+        if not deaths:
+            del self._certified[certificate.id]
+        if len(deaths) <= ATTEMPTS_KEPT:
+            self._often.pop(certificate.id, None)

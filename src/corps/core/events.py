@@ -8,7 +8,7 @@ import msgspec
 
 from corps.core.records import Record
 from corps.model.command import AnyCommand, AnyResult
-from corps.model.instance import Launchable
+from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
 from corps.wire.keeper import FromKeeper, ToKeeper
 from corps.wire.worker import (
@@ -123,10 +123,12 @@ class MasterSaid(Event, frozen=True):
 
 
 class KeeperSaid(Event, frozen=True):
-    """Messages of one read, in order; `reasons` says in words why an attempt did not start."""
+    """Messages of one read, in order; `reasons` says in words why an attempt did not start,
+    `evidence` what was seen when its death was heard of."""
 
     messages: tuple[FromKeeper, ...]
     reasons: tuple[tuple[AttemptKey, str], ...] = ()
+    evidence: tuple[tuple[AttemptKey, Evidence], ...] = ()
 
 
 class KeeperGone(Event, frozen=True):
@@ -140,6 +142,7 @@ class Performed(Event, frozen=True):
     """An effect came to its end."""
 
     outcome: Installed | InstallFailed | Uninstalled | Removed
+    evidence: Evidence | None = None  # of what could not start for it
 
 
 class SpawnBlocked(Event, frozen=True):
@@ -149,6 +152,7 @@ class SpawnBlocked(Event, frozen=True):
     stage: str
     errno: int
     message: str
+    evidence: Evidence | None = None
 
 
 class Peaks(Event, frozen=True):

@@ -57,16 +57,16 @@ def doubt(known: Worker | None, hello: Hello, *, is_cloned: bool) -> Doubt | Non
         return None
     if is_cloned and known.process_id != hello.process_id:
         return Doubt.CLONED
-    if known.boot_id != hello.boot_id:
-        return Doubt.REBOOTED
     if known.state_id != hello.state_id:
-        return Doubt.REPLACED
+        return Doubt.REBOOTED if known.boot_id != hello.boot_id else Doubt.REPLACED
     if known.has_heard_more:
         return Doubt.MASTER_SET_BACK
-    if known.process_id == hello.process_id:
+    if known.process_id == hello.process_id and known.boot_id == hello.boot_id:
         return None
-    is_successor = hello.incarnation > known.incarnation and not hello.is_copy
-    return None if is_successor else Doubt.SET_BACK
+    is_successor = hello.incarnation > known.incarnation or not hello.process_id
+    if not is_successor or hello.is_copy:
+        return Doubt.SET_BACK
+    return Doubt.REBOOTED if known.boot_id != hello.boot_id else None
 
 
 def begin_life(cluster: Cluster, id: str, epoch: int) -> Meta:

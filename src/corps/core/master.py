@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import assert_never
 
 from corps.core import believe
@@ -19,6 +20,7 @@ from corps.core.ledger import Ledger
 from corps.core.lineage import begin_life
 from corps.core.observe import Observer
 from corps.core.orders import Orders
+from corps.core.restart import Restarts
 from corps.core.roster import Roster
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
@@ -44,11 +46,12 @@ from corps.wire.worker import (
 class MasterCore:
     """Feed events to `step`, carry out the effects it returns, in order."""
 
-    def __init__(
+    def __init__(  # a life and a flag that only a master that begins anew has
         self,
         cluster: Cluster,
         heartbeat_s: float,
         now: float,
+        rng: Random,
         *,
         life: str = "",
         accepts_rollback: bool = False,
@@ -57,7 +60,8 @@ class MasterCore:
         begun = begin_life(cluster, life, cluster.meta.epoch + 1)
         self._ledger = Ledger(cluster, now)
         self._orders = Orders(self._ledger)
-        self._observer = Observer(self._ledger, self._orders)
+        self._restarts = Restarts(self._ledger, rng)
+        self._observer = Observer(self._ledger, self._orders, self._restarts)
         self._roster = Roster(
             self._ledger,
             self._orders,
@@ -79,6 +83,7 @@ class MasterCore:
         match event:
             case Tick():
                 self._roster.judge()
+                self._restarts.tick()
             case Received():
                 self._receive(event)
             case Commanded():
@@ -119,6 +124,7 @@ class MasterCore:
         self.cluster.check()
         self._roster.check()
         self._orders.check()
+        self._restarts.check()
 
     def _trim(self) -> None:
         """History has a limit: the oldest goes."""

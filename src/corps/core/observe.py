@@ -16,6 +16,7 @@ from corps.core.explain import explain
 from corps.core.ledger import Ledger
 from corps.core.lineage import Doubt, reason
 from corps.core.orders import Orders
+from corps.core.restart import Restarts, Verdict
 from corps.core.skew import report_on_ours
 from corps.errors import CorpsError
 from corps.model.certificate import certify
@@ -27,23 +28,28 @@ from corps.model.instance import (
     InstanceState,
     SpawnFailed,
     Vanished,
+    await_next,
+    begin_attempt,
     move,
 )
 from corps.model.name import AttemptKey, WorkerName, split_attempt_key, split_instance_id
+from corps.model.terms import Restart
 from corps.wire.worker import Forget, Report, Start
 
 ECANCELED = 125
+NEVER_EXECUTED = "never_executed"  # what an older copy of a journal says of what it missed
 FOREIGN_MAX = 1_000  # attempts that are told of as foreign
 NUMBER_MAX = 1_000_000_000
+UNEXPLAINED = Vanished(reason="its worker reported no reason")
 
 
 class Observer:
     """Applies reports to instances, and says what became of those a worker no longer has."""
 
-    def __init__(self, ledger: Ledger, orders: Orders) -> None:
-        self._ledger = ledger
-        self._orders = orders
+    def __init__(self, ledger: Ledger, orders: Orders, restarts: Restarts) -> None:
+        self._ledger, self._orders, self._restarts = ledger, orders, restarts
         self._foreign: dict[AttemptKey, None] = {}
+        self._doubted: dict[AttemptKey, None] = {}  # whose deaths were told in two ways
 
     def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
         """Apply, then let the worker forget the deaths that are durable here."""
@@ -59,10 +65,14 @@ class Observer:
     def worker_lost(self, worker: WorkerName) -> None:
         """Nobody can say now whether its instances run."""
         for instance in self._ledger.cluster.live_on(worker):
-            if instance.state is not InstanceState.UNKNOWN:
+            if instance.state is not InstanceState.UNKNOWN and not instance.is_waiting:
                 self._change(move(instance, InstanceState.UNKNOWN, self._ledger.now))
                 text = f"{worker} was lost: nobody knows whether it still runs"
                 self._ledger.happened("unknown", instance.id, text, worker)
+
+    def worker_heard(self, worker: WorkerName) -> None:
+        """It is usable again, on the connection it had."""
+        self._restarts.worker_ready(worker)
 
     def rejoined(
         self, worker: WorkerName, reports: Sequence[Report], doubt: Doubt | None
@@ -73,20 +83,20 @@ class Observer:
         doubt it may have run. To miss what it had acknowledged is a doubt too; returns what holds.
         """
         listed = {report.key for report in reports}
-        before = self._ledger.cluster.live_on(worker)
         self.reported(worker, reports)
-        missing = [instance for instance in before if instance.key not in listed]
+        live = [one for one in self._ledger.cluster.live_on(worker) if not one.is_waiting]
+        missing = [instance for instance in live if instance.key not in listed]
         if doubt is None and any(instance.pid is not None for instance in missing):
             doubt = Doubt.SET_BACK
-        for instance in before:
+        for instance in live:
             if instance.key in listed:
-                self._press(instance.id)
+                self._press(instance)
         for instance in missing:
             if doubt is None:
                 self._send_again(instance)
             else:
-                death = Vanished(reason=reason(doubt, worker), may_have_run=True)
-                self._bury(instance, death, was_seen=instance.started_at is not None)
+                self._vanish(instance, doubt)
+        self._restarts.worker_ready(worker)
         return doubt
 
     def _is_over(self, worker: WorkerName, report: Report) -> bool:
@@ -102,18 +112,45 @@ class Observer:
             if not is_dead:
                 self._strange(worker, report.key, "lives, and its record was removed")
             return is_dead
-        if instance is None or instance.attempt != attempt:
+        if instance is None:
             self._strange(worker, report.key, "is not known here")
             self._take_number(id)
             return False
         if instance.worker != worker:
             self._strange(worker, report.key, f"belongs to {instance.worker}")
             return False
-        if instance.is_live:
-            instance = self._apply(instance, report)
-        elif not is_dead:
+        if attempt > instance.attempt:
+            return self._is_ahead(instance, attempt, report)
+        if attempt == instance.attempt and not instance.is_over:
+            return self._apply(instance, report).is_over
+        if not is_dead:
             self._strange(worker, report.key, "is reported alive after its death was recorded")
-        return is_dead and not instance.is_live
+        else:
+            self._hold_against(report)
+        return is_dead
+
+    def _is_ahead(self, instance: Instance, attempt: int, report: Report) -> bool:
+        """A store that was set back: what began since is this attempt, and never begins again."""
+        is_over = not instance.is_live or instance.desired is Desired.STOPPED
+        if is_over or instance.restart is Restart.NEVER:
+            self._strange(instance.worker, report.key, "is not known here")
+            return False
+        begun = begin_attempt(instance, attempt, self._ledger.now)
+        text = f"{instance.worker} has attempt {attempt}, which is not recorded here"
+        self._ledger.save(begun)
+        self._ledger.happened("found", instance.id, text, instance.worker)
+        return self._apply(begun, report).is_over
+
+    def _hold_against(self, report: Report) -> None:
+        """The first word on a death counts; another one is told of, once."""
+        certificate = self._ledger.cluster.certificates.get(report.key)
+        is_news = report.key not in self._doubted and len(self._doubted) < FOREIGN_MAX
+        death = report.death or UNEXPLAINED
+        if certificate is not None and is_news and not _agree(certificate.death, death):
+            self._doubted[report.key] = None
+            said = explain(death, certificate)[1]
+            text = f"{report.key!r} is reported again, as {said}: the first report counts"
+            self._ledger.happened("conflict", certificate.id, text, certificate.worker)
 
     def _was_ours(self, id: str) -> bool:
         """Its number was given out here, so its record was removed after its death."""
@@ -134,7 +171,7 @@ class Observer:
             return instance
         changed = _with_facts(instance, report)
         if report.state is InstanceState.DEAD:
-            death = report.death or Vanished(reason="its worker reported no reason")
+            death = report.death or UNEXPLAINED
             return self._bury(changed, death, was_seen=instance.started_at is not None)
         if report.state is InstanceState.RUNNING and changed.pid is None:
             return instance  # running as nothing: not a word of it is believed
@@ -152,17 +189,21 @@ class Observer:
             text = f"{new.worker} is back and says: {new.state}"
             self._ledger.happened("found", new.id, text, new.worker)
         elif new.state is InstanceState.RUNNING:
-            self._ledger.happened("started", new.id, f"running as pid {new.pid}", new.worker)
+            again = f" in attempt {new.attempt}" if new.attempt > 1 else ""
+            text = f"running as pid {new.pid}{again}"
+            self._ledger.happened("started", new.id, text, new.worker)
         elif new.state is InstanceState.FETCHING:
             text = f"{new.worker} fetches the files it lacks"
             self._ledger.happened("fetching", new.id, text, new.worker)
 
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
-        if isinstance(death, SpawnFailed) and was_seen:
-            death = Vanished(reason="it ran, and its worker has no record of how it ended")
+        if isinstance(death, SpawnFailed) and death.stage == NEVER_EXECUTED and was_seen:
+            text = "it ran, and its worker has no record of how it ended"
+            death = Vanished(reason=text, may_still_run=True)
         if isinstance(death, Vanished) and was_seen:
-            death = Vanished(reason=death.reason)  # it did run: we were told so in its life
-        cause, message = explain(death, instance.asked, instance.delivered)
+            # It did run: we were told so in its life.
+            death = msgspec.structs.replace(death, may_have_run=False)
+        cause, message = explain(death, instance)
         now = self._ledger.now
         dead = msgspec.structs.replace(
             move(instance, InstanceState.DEAD, now),
@@ -172,9 +213,25 @@ class Observer:
             ended_at=instance.ended_at if instance.ended_at is not None else now,
         )
         self._ledger.save(certify(dead))
-        self._change(dead)
+        verdict = self._restarts.judge(dead)
+        after = dead
+        if verdict.delay_s is not None:
+            after = await_next(dead, verdict.failures, now + verdict.delay_s)
+            self._restarts.waits(after)
+        elif verdict.failures != dead.failures:
+            after = msgspec.structs.replace(dead, failures=verdict.failures)
+        self._change(after)
         self._ledger.happened("died", dead.id, message, dead.worker)
-        return dead
+        self._tell_next(dead, verdict)
+        return after
+
+    def _tell_next(self, dead: Instance, verdict: Verdict) -> None:
+        if verdict.delay_s is not None:
+            text = f"attempt {dead.attempt + 1} in {verdict.delay_s:.1f} s: {verdict.reason}"
+            self._ledger.happened("restart", dead.id, text, dead.worker)
+        elif dead.restart is not Restart.NEVER and dead.desired is Desired.RUNNING:
+            text = f"no further attempt: {verdict.reason}"
+            self._ledger.happened("restart", dead.id, text, dead.worker)
 
     def _send_again(self, instance: Instance) -> None:
         if instance.desired is Desired.STOPPED:
@@ -185,11 +242,18 @@ class Observer:
             self._change(move(instance, InstanceState.PENDING, self._ledger.now))
         self._ledger.send_to(instance.worker, Start(key=instance.key, launch=instance.launch))
 
-    def _press(self, id: str) -> None:
+    def _press(self, instance: Instance) -> None:
         """It should be ended, and its worker may not have heard so."""
-        instance = self._ledger.cluster.instances[id]
-        if instance.is_live and instance.desired is Desired.STOPPED:
+        if instance.desired is Desired.STOPPED:
             self._ledger.send_to(instance.worker, end_message(instance, self._ledger.now))
+
+    def _vanish(self, instance: Instance, doubt: Doubt) -> None:
+        death = Vanished(
+            reason=reason(doubt, instance.worker),
+            may_have_run=True,
+            may_still_run=doubt is not Doubt.REBOOTED,
+        )
+        self._bury(instance, death, was_seen=instance.started_at is not None)
 
     def _strange(self, worker: WorkerName, key: AttemptKey, what: str) -> None:
         """Said once per attempt: never a reason to end anything."""
@@ -222,4 +286,16 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         usage=report.usage or instance.usage,
         enforced=report.enforced or instance.enforced,
         evidence=report.evidence or instance.evidence,
+        fetched_bytes=instance.fetched_bytes or report.fetched_bytes,
     )
+
+
+def _agree(recorded: Death, said: Death) -> bool:
+    """They say the same of how it ended; words may differ."""
+    match recorded, said:
+        case SpawnFailed(), SpawnFailed():
+            return (recorded.stage, recorded.errno) == (said.stage, said.errno)
+        case Vanished(), Vanished() | SpawnFailed(stage="never_executed"):
+            return True
+        case _:
+            return recorded == said

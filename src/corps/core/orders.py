@@ -325,9 +325,12 @@ def _targets(ledger: Ledger, event: Commanded, command: AnyCommand) -> tuple[str
 def _is_settled(command: AnyCommand, instance: Instance) -> bool:
     match command:
         case Launch():
-            return instance.state in _STARTED
-        case Stop() | Kill() | Signal():
+            is_settled = instance.is_waiting or instance.attempt > 1  # it had its first attempt
+            return is_settled or instance.state in _STARTED
+        case Stop() | Kill():
             return instance.state in _ENDED
+        case Signal():
+            return instance.is_waiting or instance.state in _ENDED
         case Remove() | Copy() | Delete():
             return False
         case _:

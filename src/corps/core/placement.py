@@ -22,3 +22,13 @@ def place(count: int, loads: Mapping[WorkerName, int]) -> list[WorkerName]:
         heapq.heapreplace(heap, (load + 1, name))
         chosen.append(name)
     return chosen
+
+
+def why_there(on: str | None, count: int | None, usable: int) -> str:
+    """Why a launch went where it went; `usable` is how many workers it could choose from."""
+    of = f" of {on!r}" if on is not None else ""
+    if on is not None and count is None:
+        return f"one on each worker{of}"
+    if usable == 1:
+        return f"the only usable worker{of}"
+    return f"the fewest instances of the {usable} usable workers{of}"

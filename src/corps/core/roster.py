@@ -142,6 +142,7 @@ class Roster:
         worker = self._ledger.cluster.workers[name]
         if worker.state is WorkerState.SUSPECT:
             self._set_state(worker, WorkerState.READY, "heard again")
+            self._observer.worker_heard(name)
         return name
 
     def judge(self) -> None:
@@ -379,5 +380,6 @@ class Roster:
         self._rivals.check()
         for worker in self._ledger.cluster.workers.values():
             if worker.state is WorkerState.LOST:
-                states = {i.state for i in self._ledger.cluster.live_on(worker.name)}
-                assert states <= {InstanceState.UNKNOWN}, worker.name
+                for instance in self._ledger.cluster.live_on(worker.name):
+                    known = instance.state is not InstanceState.UNKNOWN
+                    assert not known or instance.is_waiting, instance.id

@@ -5,11 +5,27 @@ from __future__ import annotations
 import datetime
 from typing import assert_never, overload
 
+from corps.core.explain import asker, signal_name, verb_of
 from corps.core.records import Event
-from corps.model.instance import Exited, Instance, Signaled, SpawnFailed, Usage, Vanished
+from corps.model.certificate import Certificate
+from corps.model.instance import (
+    Asked,
+    Delivered,
+    Exited,
+    Instance,
+    Signaled,
+    SpawnFailed,
+    Usage,
+    Vanished,
+)
+from corps.model.terms import show_restart
 from corps.model.view import (
+    AskedView,
+    CertificateView,
     DeathView,
+    DeliveredView,
     EventView,
+    EvidenceView,
     InstanceUsageView,
     InstanceView,
     UsageView,
@@ -35,13 +51,15 @@ def view_instance(
     instance: Instance, live: LiveUsage | None = None, now: float | None = None
 ) -> InstanceView:
     """One row of ps. `live` is what its worker said of it just now, None if it could not."""
+    due = instance.not_before
+    waits_s = None if due is None or now is None else max(0.0, due - now)
     began, ended = instance.started_at, instance.ended_at or now
     ran_s = None if began is None or ended is None else max(0.0, ended - began)
     return InstanceView(
         id=instance.id,
         app=instance.app,
         worker=instance.worker,
-        pid=instance.pid,
+        pid=None if instance.is_waiting else instance.pid,
         attempt=instance.attempt,
         state=instance.state,
         os_state=live.os_state if live and instance.is_live else None,
@@ -53,6 +71,10 @@ def view_instance(
         digest=instance.launch.digest,
         args=instance.launch.args,
         ran_s=ran_s,
+        waits_s=waits_s,
+        restart=show_restart(instance.restart, instance.failures_max),
+        not_before=rfc3339(instance.not_before),
+        failures=instance.failures,
     )
 
 
@@ -80,7 +102,98 @@ def view_instance_usage(instance: Instance, live: LiveUsage | None) -> InstanceU
     )
 
 
-def view_death(instance: Instance) -> DeathView | None:
+def view_certificate(certificate: Certificate) -> CertificateView:
+    launch, timings = certificate.launch, certificate.timings
+    death = view_death(certificate)
+    assert death is not None
+    return CertificateView(
+        key=certificate.key,
+        id=certificate.id,
+        app=certificate.app,
+        attempt=certificate.attempt,
+        worker=certificate.worker,
+        artifact=launch.artifact,
+        digest=launch.digest,
+        args=launch.args,
+        cwd=launch.cwd,
+        terms=launch.terms,
+        by=certificate.by,
+        command=certificate.command,
+        placement=certificate.placement or None,
+        placed_at=rfc3339(timings.placed_at),
+        received_at=rfc3339(timings.received_at),
+        fetched_at=rfc3339(timings.fetched_at),
+        fetched_bytes=certificate.fetched_bytes,
+        forked_at=rfc3339(timings.forked_at),
+        executed_at=rfc3339(timings.executed_at),
+        started_at=rfc3339(certificate.started_at),
+        ended_at=rfc3339(certificate.ended_at),
+        uptime_s=uptime_s(certificate),
+        pid=certificate.pid,
+        death=death,
+        asked=tuple(map(_view_asked, certificate.asks)),
+        delivered=tuple(_view_delivered(sent, certificate) for sent in certificate.delivered),
+        usage=view_usage(certificate.usage),
+        enforced=certificate.enforced,
+        evidence=_view_evidence(certificate),
+    )
+
+
+def uptime_s(certificate: Certificate) -> float | None:
+    """How long it ran; None when it never did."""
+    if certificate.started_at is None:
+        return None
+    return max(0.0, certificate.ended_at - certificate.started_at)
+
+
+def seen_after_s(certificate: Certificate) -> float:
+    """How long after a death its evidence was taken."""
+    seen_at = certificate.evidence.seen_at if certificate.evidence else certificate.ended_at
+    return max(0.0, seen_at - certificate.ended_at)
+
+
+def _view_asked(asked: Asked) -> AskedView:
+    return AskedView(
+        verb=verb_of(asked),
+        signal=asked.signal,
+        by=asked.by,
+        command=asked.command,
+        at=rfc3339(asked.at),
+        grace_s=asked.grace_s if verb_of(asked) == "stop" else None,
+    )
+
+
+def _view_delivered(sent: Delivered, certificate: Certificate) -> DeliveredView:
+    asked = asker(sent, certificate)
+    return DeliveredView(
+        signal=sent.signal,
+        name=signal_name(sent.signal),
+        at=rfc3339(sent.at),
+        verb=verb_of(asked) if asked else None,
+        by=asked.by if asked else None,
+        command=asked.command if asked else None,
+    )
+
+
+def _view_evidence(certificate: Certificate) -> EvidenceView | None:
+    evidence = certificate.evidence
+    if evidence is None:
+        return None
+    return EvidenceView(
+        seen_at=rfc3339(evidence.seen_at),
+        seen_after_s=seen_after_s(certificate),
+        argv=evidence.argv,
+        last_lines=evidence.last_lines,
+        machine=evidence.machine,
+        oom=evidence.oom,
+        proves_oom=evidence.proves_oom,
+        limit=evidence.limit,
+        lingering=evidence.lingering,
+        survivors=evidence.survivors,
+    )
+
+
+def view_death(instance: Instance | Certificate) -> DeathView | None:
     death = instance.death
     if death is None:
         return None

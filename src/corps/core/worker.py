@@ -33,13 +33,13 @@ from corps.core.events import (
     WorkerEvent,
 )
 from corps.core.stock import Stock
-from corps.model.instance import InstanceState
+from corps.model.instance import InstanceState, SpawnFailed
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
 from corps.wire.worker import Report
 
 ENOENT = 2
-REPORTS_A_PART = 100  # a frame has room for that many of the largest
+REPORTS_A_PART = 20  # a frame has room for that many of the largest
 DIGESTS_A_PART = 5_000
 S = InstanceState
 
@@ -245,15 +245,16 @@ class WorkerCore:
             case worker.Installed():
                 self._tell(outcome)
                 for attempt in self._children.waiting_for(outcome.digest):
-                    self._children.spawn(attempt)
+                    self._children.spawn(attempt, outcome.bytes_sent)
                 self._stock.performed(outcome.digest, is_there=True)
             case worker.InstallFailed():
                 reason = believe.text(outcome.message)
                 self._tell(worker.InstallFailed(digest=outcome.digest, message=reason))
                 self._stock.performed(outcome.digest, is_there=outcome.digest in self._stock)
                 if not self._stock.is_coming(outcome.digest):
+                    death = SpawnFailed(stage="fetch", errno=ENOENT, message=reason)
                     for attempt in self._children.waiting_for(outcome.digest):
-                        self._children.not_started(attempt.report.key, "fetch", ENOENT, reason)
+                        self._children.not_started(attempt.report.key, death, event.evidence)
             case worker.Uninstalled():
                 self._tell(outcome)
                 self._stock.performed(outcome.digest, is_there=outcome.in_use)

@@ -44,6 +44,8 @@ class Children:
             if not kept["is_live"]:
                 continue
             verdict: Json = {"lost": "machine rebooted", "executed": True}
+            if is_copy and not self._journal.is_of_this_boot:  # it may run where it was made
+                verdict |= {"lost": "its journal is a copy, made in another boot", "pid": 0}
             if self._journal.is_of_this_boot:  # else its mark may never have reached the disk
                 child = Child(key, kept["pid"])
                 flag = process.revoke(self._journal.file.number, kept["place"])
@@ -174,6 +176,8 @@ class Children:
         for child in self.flying.values():
             if now >= child.deadline and child.pidfd:
                 child.doom, child.deadline = "timeout", float("inf")
+                self._journal.put(child.key, deadline_s=self._launch_s)
+                self._journal.write()  # before: it may be dead, and a new keeper asked why
                 signal.pidfd_send_signal(child.pidfd.number, signal.SIGKILL)
 
     def commit(self) -> None:

@@ -24,6 +24,7 @@ from corps.core.events import ArtifactFacts, Commanded
 from corps.errors import ERRORS, Conflict, CorpsError, Invalid, NotFound
 from corps.master import queries
 from corps.master.driver import MasterDriver
+from corps.master.stories import WHY_MAX, tell_why
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
 from corps.model.command import AnyResult, Copy, Failure, Submission
 from corps.model.name import WorkerName, check_command_id
@@ -115,10 +116,13 @@ async def usage(state: State, target: Targets) -> list[WorkerUsageView]:
 
 
 @get("/v1/why", summary="The story of instances")
-async def why(state: State, target: Targets) -> list[WhyView]:
+async def why(
+    state: State, target: Targets, attempt: int | None = None, limit: int = WHY_MAX
+) -> list[WhyView]:
+    """Of more than `limit` instances those of whom there is the newest news."""
     driver = _of(state).driver
     await driver.settled()
-    return await queries.why(driver, target or [])
+    return await tell_why(driver, target or [], attempt, limit)
 
 
 @get("/v1/events", summary="What happened, in order")

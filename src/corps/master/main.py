@@ -9,6 +9,7 @@ import importlib.metadata
 import logging
 import os
 import pwd
+import random
 import secrets
 import signal
 import socket
@@ -80,6 +81,7 @@ async def _run(
         _load(store),
         settings.heartbeat_s,
         clock(),
+        random.Random(),
         life=secrets.token_hex(8),
         accepts_rollback=accepts_rollback,
     )

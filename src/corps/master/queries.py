@@ -25,7 +25,6 @@ from corps.model.view import (
     EventView,
     InstanceView,
     StatusView,
-    WhyView,
     WorkerUsageView,
     WorkerView,
 )
@@ -70,7 +69,7 @@ async def instances(
 ) -> list[InstanceView]:
     """Rows of ps. What the operating system says now comes from each worker, or is null."""
     chosen = find_instances(driver.core.cluster, targets or ("--all",), with_dead=with_dead)
-    live = await _live_usage(driver, chosen, whole=not targets)
+    live = await live_usage(driver, chosen, whole=not targets)
     now = driver.clock()
     return [view_instance(instance, live.get(instance.key), now) for instance in chosen]
 
@@ -88,22 +87,9 @@ async def usage(driver: MasterDriver, targets: Sequence[str]) -> list[WorkerUsag
         by_worker: dict[WorkerName, list[Instance]] = {}
         for instance in chosen:
             by_worker.setdefault(instance.worker, []).append(instance)
-        live = await _live_usage(driver, chosen, whole=False)
+        live = await live_usage(driver, chosen, whole=False)
         rows += [_sum(name, mine, live) for name, mine in sorted(by_worker.items())]
     return rows
-
-
-async def why(driver: MasterDriver, targets: Sequence[str]) -> list[WhyView]:
-    """The story of each instance: its own events, and those of its worker while it was there."""
-    chosen = find_instances(driver.core.cluster, targets, with_dead=True)
-    live = await _live_usage(driver, chosen, whole=False)
-    return [
-        WhyView(
-            instance=view_instance(instance, live.get(instance.key), driver.clock()),
-            story=tuple(_story(driver, instance)),
-        )
-        for instance in chosen
-    ]
 
 
 async def events(driver: MasterDriver, after: int, limit: int, wait_s: float) -> list[EventView]:
@@ -238,7 +224,7 @@ def _sum(
     )
 
 
-async def _live_usage(
+async def live_usage(
     driver: MasterDriver, chosen: Sequence[Instance], *, whole: bool
 ) -> dict[AttemptKey, LiveUsage]:
     by_worker: dict[WorkerName, list[AttemptKey]] = {}
@@ -267,16 +253,6 @@ async def _ask_sample(
 
 def _by_key(parts: Iterable[object]) -> dict[AttemptKey, LiveUsage]:
     return {item.key: item for part in parts if isinstance(part, Sampled) for item in part.live}
-
-
-def _story(driver: MasterDriver, instance: Instance) -> list[EventView]:
-    begin, end = instance.timings.placed_at, instance.ended_at or driver.clock()
-    return [
-        view_event(event)
-        for event in driver.core.cluster.events
-        if event.subject == instance.id
-        or (event.subject == instance.worker and begin <= event.at <= end)
-    ]
 
 
 def _copies(record: CommandRecord, result: Copied, targets: Sequence[str]) -> list[AuditView]:

@@ -42,6 +42,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     enforced: dict[str, str] = {}
     evidence: Evidence | None = None
+    placement: str = ""
+    fetched_bytes: int | None = None
+    asks: tuple[Asked, ...] = ()
 
 
 def certify(instance: Instance) -> Certificate:
@@ -70,4 +73,7 @@ def certify(instance: Instance) -> Certificate:
         usage=instance.usage,
         enforced=instance.enforced,
         evidence=instance.evidence,
+        placement=instance.placement,
+        fetched_bytes=instance.fetched_bytes,
+        asks=instance.asks,
     )

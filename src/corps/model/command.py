@@ -54,6 +54,7 @@ class Launch(Command, frozen=True, kw_only=True):
     cwd: str | None = None
     terms: Terms = Terms()
     restart: Restart = Restart.NEVER
+    failures_max: int | None = None  # in a row, then on-failure gives up
 
 
 class Stop(Command, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@
                                             v  | its worker came back
                                           unknown
 
-Every live state may go straight to dead; starting and stopping may become unknown too.
+Every live state may go straight to dead; starting and stopping may become unknown too. This is the
+life of one attempt: what its restart policy starts again is pending, until its next attempt begins.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ class Desired(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a death happened. `oom`, `gang`, `drain` and `rollout` are reserved names."""
+    """Why a death happened. `gang`, `drain` and `rollout` are reserved names."""
 
     SELF = "self"
     STOP = "stop"
     KILL = "kill"
     OOM = "oom"
+    LIMIT = "limit"
     GANG = "gang"
     DRAIN = "drain"
     ROLLOUT = "rollout"
@@ -102,10 +104,12 @@ class SpawnFailed(msgspec.Struct, frozen=True, kw_only=True, tag="spawn_failed",
 
 
 class Vanished(msgspec.Struct, frozen=True, kw_only=True, tag="vanished", tag_field="type"):
-    """Nobody saw how it ended. `may_have_run` says that it may never even have begun."""
+    """Nobody saw how it ended. `may_have_run` says that it may never even have begun,
+    `may_still_run` that nobody can be sure that it is over: then it is never started again."""
 
     reason: str
     may_have_run: bool = False
+    may_still_run: bool = False
 
 
 Death: TypeAlias = Exited | Signaled | SpawnFailed | Vanished
@@ -176,8 +180,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker saw when it learned of a death, at `seen_at` by its clock.
 
-    `oom` and `limit` say in words what points to the OOM killer or to a limit; `survivors` could
-    not be ended; `lingering` counts the descendants that were there when the leader ended.
+    `oom` and `limit` say in words what points to the OOM killer or to a limit; `proves_oom`: it
+    names this process or its own cgroup; `survivors` could not be ended; `lingering` counts the
+    descendants that were there when the leader ended.
     """
 
     seen_at: float
@@ -185,13 +190,18 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     last_lines: tuple[LogLine, ...] = ()
     machine: Machine | None = None
     oom: str | None = None
+    proves_oom: bool = False
     limit: str | None = None
     lingering: int | None = None
     survivors: tuple[Survivor, ...] = ()
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance in its present attempt, bound to one worker for good."""
+    """One instance in its present attempt, bound to one worker for good.
+
+    With `not_before` its attempt is over, as `death` tells, and the next one begins then.
+    `failures` counts the attempts that ended in a row, none of which was stable.
+    """
 
     id: InstanceId
     app: str
@@ -215,8 +225,14 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None = None
     usage: Usage | None = None
     restart: Restart = Restart.NEVER
+    failures_max: int | None = None
+    failures: int = 0
+    not_before: float | None = None
     enforced: dict[str, str] = {}  # each limit, and what holds it: `memory` by `cgroup v2`
     evidence: Evidence | None = None
+    placement: str = ""  # why on this worker, in words
+    fetched_bytes: int | None = None  # what had to travel before it could start
+    asks: tuple[Asked, ...] = ()  # every signal asked for in this attempt; `asked` is what counts
 
     @property
     def key(self) -> AttemptKey:
@@ -224,11 +240,51 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_live(self) -> bool:
-        """It may be running now, as far as the master knows."""
+        """It may be running now or later, as far as the master knows."""
         return self.state is not InstanceState.DEAD
+
+    @property
+    def is_waiting(self) -> bool:
+        """Between two attempts: the present one is over, the next one has not begun."""
+        return self.not_before is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Its present attempt is over, and recorded so."""
+        return self.is_waiting or not self.is_live
 
 
 def move(instance: Instance, state: InstanceState, now: float) -> Instance:
-    """The only writer of `state`."""
+    """The only writer of `state` within an attempt."""
     assert state in MOVES[instance.state], f"{instance.id}: {instance.state} -> {state}"
     return msgspec.structs.replace(instance, state=state, state_since=now)
+
+
+def await_next(dead: Instance, failures: int, not_before: float) -> Instance:
+    """What has just died, and is to be started again."""
+    assert dead.state is InstanceState.DEAD and dead.desired is Desired.RUNNING, dead.id
+    return msgspec.structs.replace(
+        dead, state=InstanceState.PENDING, failures=failures, not_before=not_before
+    )
+
+
+def begin_attempt(instance: Instance, attempt: int, now: float) -> Instance:
+    """The instance in a later attempt, of which nothing is known yet."""
+    assert attempt > instance.attempt and instance.desired is Desired.RUNNING, instance.id
+    return Instance(
+        id=instance.id,
+        app=instance.app,
+        number=instance.number,
+        attempt=attempt,
+        worker=instance.worker,
+        launch=instance.launch,
+        command=instance.command,
+        by=instance.by,
+        state=InstanceState.PENDING,
+        desired=Desired.RUNNING,
+        timings=Timings(placed_at=now),
+        state_since=now,
+        restart=instance.restart,
+        failures_max=instance.failures_max,
+        failures=instance.failures,
+    )

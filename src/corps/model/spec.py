@@ -10,7 +10,7 @@ import signal
 
 from corps.errors import Invalid
 from corps.model.command import ARGS_MAX, ENV_MAX, Launch
-from corps.model.terms import check_terms
+from corps.model.terms import check_restart, check_terms
 
 ARG_MAX_BYTES = 131_071
 ARGS_TOTAL_MAX_BYTES = 512 << 10
@@ -36,6 +36,7 @@ def check_launch(command: Launch) -> None:
     if command.cwd is not None:
         _check_cwd(command.cwd)
     check_terms(command.terms)
+    check_restart(command.restart, command.failures_max)
 
 
 def check_env_pair(text: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ CPUS_MIN = 0.01
 MEMORY_MIN_BYTES = 1 << 20
 NICE_MIN, NICE_MAX = -20, 19
 UMASK_MAX = 0o777
+FAILURES_MAX = 10_000
 LOG_MIN_BYTES = 64 << 10
 LOG_DEFAULT_BYTES = 256 << 20
 USER_MAX = 64
@@ -38,7 +39,7 @@ class Linger(StrEnum):
 
 
 class Restart(StrEnum):
-    """Which deaths make a new attempt. One that an operator asked for never does."""
+    """Which deaths make a new attempt. One that a stop or kill asked for never does."""
 
     NEVER = "never"
     ON_FAILURE = "on-failure"
@@ -101,6 +102,32 @@ def parse_size(field: str, text: str) -> int:
             f"bad size {text[:80]!r} for {field}: spelled 512M, 1.5G or 4096", field=field
         )
     return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
+
+
+def parse_restart(text: str) -> tuple[Restart, int | None]:
+    """`on-failure:5` -> the policy, and after how many failures in a row it gives up."""
+    name, colon, count = text.partition(":")
+    if name not in [policy.value for policy in Restart]:
+        names = ", ".join(policy.value for policy in Restart)
+        raise Invalid(f"bad restart policy {text[:40]!r}: one of {names}", field="restart")
+    if not colon:
+        return Restart(name), None
+    if not (count.isascii() and count.isdigit() and len(count) < 6):
+        raise Invalid(f"bad restart policy {text[:40]!r}: spelled on-failure:5", field="restart")
+    check_restart(Restart(name), int(count))
+    return Restart(name), int(count)
+
+
+def show_restart(restart: Restart, failures_max: int | None) -> str:
+    """What parse_restart reads."""
+    return restart if failures_max is None else f"{restart}:{failures_max}"
+
+
+def check_restart(restart: Restart, failures_max: int | None) -> None:
+    """Raise Invalid for a limit that no policy has."""
+    _check_range("failures_max", failures_max, 1, FAILURES_MAX)
+    if failures_max is not None and restart is not Restart.ON_FAILURE:
+        raise Invalid(f"only on-failure gives up: {restart} takes no number", field="restart")
 
 
 def parse_limits(texts: tuple[str, ...]) -> dict[str, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from corps.model.artifact import FileEntry
-from corps.model.instance import RssSource
+from corps.model.instance import LogLine, Machine, RssSource, Survivor
+from corps.model.terms import Terms
 
 
 class View(msgspec.Struct, frozen=True):
@@ -62,6 +63,10 @@ class InstanceView(View, frozen=True, kw_only=True):
     digest: str
     args: tuple[str, ...]
     ran_s: float | None = None
+    waits_s: float | None = None
+    restart: str = "never"
+    not_before: str | None = None
+    failures: int = 0
 
 
 class InstanceUsageView(View, frozen=True, kw_only=True):
@@ -122,11 +127,96 @@ class EventView(View, frozen=True, kw_only=True):
     message: str
 
 
+class AskedView(View, frozen=True, kw_only=True):
+    """A signal that was asked for, by whom and by which command."""
+
+    verb: str
+    signal: int
+    by: str
+    command: str
+    at: str
+    grace_s: float | None
+
+
+class DeliveredView(View, frozen=True, kw_only=True):
+    """A signal that reached the living process; `by` and `command`: null when nobody asked, or
+    when several did and it cannot be told whose it was."""
+
+    signal: int
+    name: str
+    at: str
+    verb: str | None
+    by: str | None
+    command: str | None
+
+
+class EvidenceView(View, frozen=True, kw_only=True):
+    """What its worker saw, `seen_after_s` after the death; `argv` as executed."""
+
+    seen_at: str
+    seen_after_s: float
+    argv: tuple[str, ...]
+    last_lines: tuple[LogLine, ...]
+    machine: Machine | None
+    oom: str | None
+    proves_oom: bool
+    limit: str | None
+    lingering: int | None
+    survivors: tuple[Survivor, ...]
+
+
+class CertificateView(View, frozen=True, kw_only=True):
+    """One death, for good: all that is known of one attempt once it is over."""
+
+    key: str
+    id: str
+    app: str
+    attempt: int
+    worker: str
+    artifact: str
+    digest: str
+    args: tuple[str, ...]
+    cwd: str | None
+    terms: Terms
+    by: str
+    command: str
+    placement: str | None
+    placed_at: str
+    received_at: str | None
+    fetched_at: str | None
+    fetched_bytes: int | None
+    forked_at: str | None
+    executed_at: str | None
+    started_at: str | None
+    ended_at: str
+    uptime_s: float | None
+    pid: int | None
+    death: DeathView
+    asked: tuple[AskedView, ...]
+    delivered: tuple[DeliveredView, ...]
+    usage: UsageView
+    enforced: dict[str, str]
+    evidence: EvidenceView | None
+
+
+class SentenceView(View, frozen=True, kw_only=True):
+    """One link of the chain; `at` is null for what belongs to the sentence before."""
+
+    at: str | None
+    text: str
+
+
 class WhyView(View, frozen=True, kw_only=True):
-    """The causal story of one instance: sentences in order, then what it is now."""
+    """The causal story of one instance.
+
+    `sentences` tell one attempt in order, and what it is now; `story` is its events, `certificates`
+    its deaths, attempt by attempt.
+    """
 
     instance: InstanceView
     story: tuple[EventView, ...]
+    sentences: tuple[SentenceView, ...] = ()
+    certificates: tuple[CertificateView, ...] = ()
 
 
 class AuditView(View, frozen=True, kw_only=True):

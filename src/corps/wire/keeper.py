@@ -110,8 +110,9 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     known; `executed` then says whether it had used its right to exec. `enforced`: each limit and
     what holds it; `tree`: by what its descendants are found, `cgroup` or `marker`; `lingering`: how
     many there were when the leader ended; `survivors`: those that could not be ended; `oom_kills`:
-    of its cgroup. Stages: fork, journal, log,
-    chdir, mark, execve; timeout, killed_before_exec and never_executed without an errno.
+    of its cgroup; `deadline_s`: it had not executed so long after its fork, and its keeper killed
+    it. Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
+    never_executed without an errno.
     """
 
     key: AttemptKey
@@ -133,6 +134,7 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     lingering: int | None = None
     survivors: tuple[KeptSurvivor, ...] = ()
     oom_kills: int | None = None
+    deadline_s: float | None = None
 
 
 class Spawned(KeeperMessage, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     enforced: dict[str, str] = {}
     evidence: Evidence | None = None
+    fetched_bytes: int | None = None
 
 
 # ---- worker -> master

@@ -22,7 +22,6 @@ from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instan
 from corps.store.blobs import BlobStore
 from corps.store.trees import LaunchPaths, Trees
 from corps.wire import keeper, worker
-from corps.worker.diagnose import diagnose
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.logs import Layout, read_log
@@ -30,6 +29,7 @@ from corps.worker.state import WorkerFile, save
 from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
+from corps.worker.witness import Witness
 
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
@@ -67,9 +67,9 @@ class WorkerDriver:
         self._processes = Processes()
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
         options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
+        self._witness = Witness(self._layout, self._trees, clock)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._totals = worker.Totals()
-        self._cwds: dict[AttemptKey, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers = 0
         self._is_leaving = False
@@ -118,6 +118,7 @@ class WorkerDriver:
         if whole:
             self._peaks_at = self._loop.time() + PEAKS_EVERY_S
             self._keeper.ask_again()
+            self._witness.tick()
         if peaks := self._processes.peaks(whole=whole):
             self.feed(ev.Peaks(peaks))
 
@@ -131,6 +132,7 @@ class WorkerDriver:
         self._keeper.close()
         self._processes.close()
         self._verdicts.close()
+        self._witness.close()
 
     # ---- effects
 
@@ -186,20 +188,19 @@ class WorkerDriver:
                 key, stage, error.errno or 0, f"cannot make its directory: {error.strerror}"
             )
             return
-        cwd = self._cwds[key] = launch.cwd or work
-        self._keeper.send(
-            keeper.Spawn(
-                key=key,
-                path=paths.entry_path,
-                argv=(paths.entry_path, *launch.args),
-                env=self._environment(key, launch, paths, work),
-                cwd=cwd,
-                stdout=self._layout.log(key, "stdout"),
-                stderr=self._layout.log(key, "stderr"),
-                note=launch.digest,
-                **terms,
-            )
+        message = keeper.Spawn(
+            key=key,
+            path=paths.entry_path,
+            argv=(paths.entry_path, *launch.args),
+            env=self._environment(key, launch, paths, work),
+            cwd=launch.cwd or work,
+            stdout=self._layout.log(key, "stdout"),
+            stderr=self._layout.log(key, "stderr"),
+            note=launch.digest,
+            **terms,
         )
+        self._witness.spawns(message)
+        self._keeper.send(message)
 
     def _environment(
         self, key: AttemptKey, launch: Launchable, paths: LaunchPaths, home: str
@@ -222,7 +223,8 @@ class WorkerDriver:
 
     def _block(self, key: AttemptKey, stage: str, number: int, message: str) -> None:
         """Never from within a step: the core is told in a turn of its own."""
-        self._loop.call_soon(self.feed, ev.SpawnBlocked(key, stage, number, message))
+        event = ev.SpawnBlocked(key, stage, number, message, self._witness.now())
+        self._loop.call_soon(self.feed, event)
 
     async def _fetch(self, digest: Digest) -> None:
         begin = self._clock()
@@ -241,7 +243,8 @@ class WorkerDriver:
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)
             _log.error("install of %s: %s", digest[:12], text)
-            self.feed(ev.Performed(worker.InstallFailed(digest=digest, message=text)))
+            failed = worker.InstallFailed(digest=digest, message=text)
+            self.feed(ev.Performed(failed, self._witness.now()))
             return
         self.feed(
             ev.Performed(
@@ -283,31 +286,24 @@ class WorkerDriver:
     def _keeper_said(
         self, messages: tuple[keeper.FromKeeper, ...], pidfds: dict[AttemptKey, int]
     ) -> None:
-        reasons: list[tuple[AttemptKey, str]] = []
         messages = tuple(map(self._verdicts.complete, messages))
         for message in messages:
             match message:
                 case keeper.Listing():
                     self._totals = message.totals
-                    reasons += [
-                        self._reason(kept) for kept in message.attempts if kept.failed_stage
-                    ]
                     for kept in message.attempts:
                         self._watch(kept.key, kept.pid, pidfds)
                 case keeper.Spawned():
                     self._watch(message.key, message.pid, pidfds)
                 case keeper.Ended():
                     self._processes.drop(message.attempt.key)
-                    if message.attempt.failed_stage:
-                        reasons.append(self._reason(message.attempt))
-                    self._cwds.pop(message.attempt.key, None)
                 case keeper.TotalsNow():
                     self._totals = message.totals
                 case keeper.Signaled() | keeper.Refused():
                     pass
                 case _:
                     assert_never(message)
-        self.feed(ev.KeeperSaid(messages, tuple(reasons)))
+        self.feed(self._witness.testify(messages, self._is_over))
 
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
         pidfd = pidfds.pop(key, None)
@@ -315,15 +311,6 @@ class WorkerDriver:
             is_held = self._verdicts.hold(key, pidfd)
             if not self._processes.watch(key, pid, pidfd) or not is_held:
                 self._keeper.is_short()
-
-    def _reason(self, kept: keeper.KeptAttempt) -> tuple[AttemptKey, str]:
-        assert kept.failed_stage is not None
-        try:
-            path = Path(self._trees.launch_paths(kept.note).entry_path)
-        except CorpsError:
-            path = self._directory
-        cwd = self._cwds.pop(kept.key, self._layout.work(kept.key))
-        return kept.key, diagnose(path, cwd, kept.failed_stage, kept.failed_errno or 0)
 
     def _keeper_gone(self) -> None:
         self.feed(ev.KeeperGone())
@@ -372,6 +359,10 @@ class WorkerDriver:
     def _is_running(self, key: AttemptKey) -> bool:
         report = self.core.report(key)
         return report is not None and report.state is not InstanceState.DEAD
+
+    def _is_over(self, key: AttemptKey) -> bool:
+        report = self.core.report(key)
+        return report is not None and report.state is InstanceState.DEAD
 
     def _spawn_task(self, work: Coroutine[object, object, None]) -> None:
         task = self._loop.create_task(work)

@@ -14,6 +14,7 @@ from corps.model.name import AttemptKey, split_attempt_key
 from corps.wire.worker import LOG_CHUNK_MAX_BYTES, LogRead, ReadLog
 
 POLL_S = 0.05
+ATTEMPTS_KEPT = 10  # of one instance: their logs
 STREAMS = ("stdout", "stderr")
 
 
@@ -44,7 +45,19 @@ class Layout:
         for path in (self.home(key), work):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
+        self._drop_old(key)
         return work
+
+    def _drop_old(self, key: AttemptKey) -> None:
+        """A crash loop leaves the logs of its newest attempts only."""
+        newest = split_attempt_key(key)[1]
+        if newest <= ATTEMPTS_KEPT:
+            return
+        for name in os.listdir(self.home(key)):
+            attempt = name.partition(".")[0]
+            if attempt.isdecimal() and int(attempt) <= newest - ATTEMPTS_KEPT:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.home(key)}/{name}")
 
 
 async def read_log(layout: Layout, question: ReadLog, is_running: Callable[[], bool]) -> LogRead:

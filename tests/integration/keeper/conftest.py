@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -70,6 +71,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Keeper]]:
             os.kill(pid, signal.SIGKILL)
     assert not left, f"processes survive the test: {left}"
     until(lambda: len(os.listdir("/proc/self/fd")) <= len(fds))
+
+
+@pytest.fixture
+def hung(tmp_path: Path, built: Callable[[str], str]) -> Iterator[str]:
+    """A program whose execve(2) hangs in its open: somebody holds a write lease, fcntl(2)."""
+    path = tmp_path / "hung"
+    path.write_bytes(Path(built("wait")).read_bytes())
+    path.chmod(0o755)
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    lease = os.open(path, os.O_RDWR)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    yield str(path)
+    os.close(lease)
+    signal.signal(signal.SIGIO, handler)
 
 
 @pytest.fixture

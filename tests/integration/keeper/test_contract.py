@@ -29,7 +29,7 @@ def test_the_keeper_knows_each_field_of_each_request() -> None:
 
 
 def test_each_message_is_what_the_contract_says_and_says_all_of_it(
-    start: Start, order: Order, built: Built
+    start: Start, order: Order, built: Built, hung: str
 ) -> None:
     said: list[dict[str, Any]] = []
     old = start()
@@ -47,6 +47,9 @@ def test_each_message_is_what_the_contract_says_and_says_all_of_it(
     assert new.link.ended("app.3#1").lost
     assert new.link.signal("app.3#1", signal.SIGKILL) == errno.ESRCH
     said += [msgspec.json.decode(raw) for raw in new.link.raw]
+    late = start("--launch-s=0.2", at="late")
+    assert late.link.run(order("app.5#1", hung)).deadline_s == 0.2
+    said += [msgspec.json.decode(raw) for raw in late.link.raw]
     for struct in get_args(wire.FromKeeper):
         tag = struct.__struct_config__.tag
         _compare(struct, [message for message in said if message["type"] == tag], {"type"})

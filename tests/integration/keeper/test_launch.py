@@ -256,6 +256,7 @@ def test_a_launch_that_hangs_is_killed_and_a_stop_waits_for_its_program(
     keeper.link.send(wire.SendSignal(key="app.3#1", signal=signal.SIGTERM))
     late = keeper.link.ended("app.3#1")
     assert (late.status, late.executed) == (signal.SIGKILL, True), "it may have run"
+    assert late.deadline_s == 1.0, "not a stranger's signal: the keeper's own deadline"
     assert keeper.link.wait(wire.Signaled, "app.3#1").errno == errno.ESRCH
     keeper.link.send(order("app.4#1", str(slow)))
     assert keeper.link.signal("app.4#1", signal.SIGKILL) == 0, "SIGKILL waits for nothing"

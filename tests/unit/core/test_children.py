@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from corps.core import events as ev
 from corps.model.instance import (
     Delivered,
+    Evidence,
     Exited,
     InstanceState,
     RssSource,
@@ -17,6 +19,7 @@ from corps.model.instance import (
 from corps.wire import keeper as kw
 from corps.wire import worker as wire
 from tests.support.build import (
+    DIGEST,
     NOW,
     AWorker,
     a_ready_worker,
@@ -194,6 +197,14 @@ def test_a_lost_status_is_never_invented() -> None:
     assert report.death == Vanished(reason="machine rebooted")
 
 
+def test_of_a_damaged_record_nobody_knows_whether_it_is_over() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    lost = "its record in the journal is damaged"
+    report = ended(worker, kept_dead(pid=0, status=None, lost=lost))
+    assert report.death == Vanished(reason=lost, may_still_run=True)
+
+
 def test_what_nobody_saw_running_may_or_may_not_have_run() -> None:
     worker = AWorker()
     worker.keeper_lists(kept_dead(status=None, lost="machine rebooted"))
@@ -216,7 +227,8 @@ def test_what_ran_and_is_in_no_listing_has_vanished() -> None:
     worker.run()
     worker.step(ev.KeeperGone())
     report = reports(worker.keeper_lists())[KEY]
-    assert report.death == Vanished(reason="its keeper has no record of it any more")
+    reason = "its keeper has no record of it any more"
+    assert report.death == Vanished(reason=reason, may_still_run=True)
 
 
 def test_the_dead_are_not_taken_back() -> None:
@@ -524,3 +536,53 @@ def test_of_very_many_signals_the_last_are_told() -> None:
 
 def test_totals_are_the_drivers() -> None:
     assert a_ready_worker().keeper_says(kw.TotalsNow(totals=wire.Totals())) == []
+
+
+# ---- evidence
+
+
+SEEN = Evidence(seen_at=NOW + 1, argv=("/t/web",))
+
+
+def test_what_was_seen_of_a_death_is_reported_with_it() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    said = ev.KeeperSaid((kw.Ended(attempt=kept_dead(KEY)),), (), ((KEY, SEEN),))
+    assert reports(worker.step(said))[KEY].evidence == SEEN
+    later = msgspec.structs.replace(SEEN, seen_at=NOW + 9)
+    again = ev.KeeperSaid((kw.Ended(attempt=kept_dead(KEY)),), (), ((KEY, later),))
+    assert reports(worker.step(again))[KEY].evidence == SEEN, "the first look counts"
+
+
+def test_what_never_ran_has_evidence_too() -> None:
+    worker = a_ready_worker()
+    worker.start()
+    effects = worker.step(ev.SpawnBlocked(KEY, "log", 28, "no space left", SEEN))
+    assert reports(effects)[KEY].evidence == SEEN
+    worker.start("web.2#1")
+    refused = ev.KeeperSaid((kw.Refused(key="web.2#1", reason="full"),), (), (("web.2#1", SEEN),))
+    assert reports(worker.step(refused))["web.2#1"].evidence == SEEN
+    bare = a_ready_worker(artifacts=())
+    bare.start()
+    failed = wire.InstallFailed(digest=DIGEST, message="disk full")
+    assert reports(bare.step(ev.Performed(failed, SEEN)))[KEY].evidence == SEEN
+
+
+def test_a_deadline_of_the_keeper_is_no_strangers_signal() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    report = ended(worker, kept_dead(KEY, 9, deadline_s=30.0))
+    assert report.evidence is not None
+    assert report.evidence.limit == "its keeper ended it: it had not executed 30 s after its fork"
+
+
+def test_what_had_to_travel_is_reported() -> None:
+    worker = a_ready_worker(artifacts=())
+    worker.start()
+    done = wire.Installed(
+        digest=DIGEST, bytes_sent=77, bytes_total=99, files_sent=1, files_total=2, seconds=0.1
+    )
+    worker.step(ev.Performed(done))
+    worker.spawned()
+    report = worker.core.report(KEY)
+    assert report is not None and report.fetched_bytes == 77

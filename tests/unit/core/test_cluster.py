@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgspec
 import pytest
 
 from corps.core.cluster import (
+    ATTEMPTS_KEPT,
     CERTIFICATES_KEPT,
     COMMANDS_KEPT,
     DEAD_KEPT,
@@ -17,9 +20,9 @@ from corps.core.events import Drop
 from corps.core.ledger import Ledger
 from corps.core.master import MasterCore
 from corps.core.records import App, CommandRecord, Event, Meta, Record, record_key
-from corps.model.certificate import certify
+from corps.model.certificate import Certificate, certify
 from corps.model.command import Instances, Kill, Remove
-from corps.model.instance import Desired, InstanceState
+from corps.model.instance import Desired, Instance, InstanceState
 from corps.wire import worker as wire
 from tests.support.build import (
     HEARTBEAT_S,
@@ -53,7 +56,7 @@ def a_done_command(id: str, done_at: float) -> CommandRecord:
 
 def trimmed(records: list[Record]) -> list[tuple[str, str]]:
     """What a master that begins with these drops."""
-    core = MasterCore(Cluster(META, records), HEARTBEAT_S, NOW)
+    core = MasterCore(Cluster(META, records), HEARTBEAT_S, NOW, Random(0))
     effects = core.begin()
     core.check()
     return [record_key(effect.record) for effect in effects if isinstance(effect, Drop)]
@@ -194,13 +197,27 @@ def test_each_death_is_certified_and_goes_with_its_instance() -> None:
 
 
 def test_of_too_many_certificates_the_oldest_go() -> None:
-    dead = a_dead_instance("web.1", pid=100)
-    records: list[Record] = [a_worker(), App(name="web", next_number=2), dead]
-    records += [
-        certify(msgspec.structs.replace(dead, attempt=attempt))
-        for attempt in range(1, CERTIFICATES_KEPT + 3)
-    ]
+    count = CERTIFICATES_KEPT // ATTEMPTS_KEPT
+    dead = [a_dead_instance(f"web.{number}", pid=100) for number in range(1, count + 2)]
+    records: list[Record] = [a_worker(), App(name="web", next_number=count + 2), *dead]
+    records += [deaths for one in dead[:-1] for deaths in certified(one, ATTEMPTS_KEPT)]
+    records += certified(dead[-1], 2)
     assert trimmed(records) == [("certificates", "web.1#1"), ("certificates", "web.1#2")]
+
+
+def test_one_that_dies_often_pushes_out_no_certificate_but_its_own() -> None:
+    rare, often = a_dead_instance("web.1", pid=100), a_dead_instance("web.2", pid=100)
+    records: list[Record] = [a_worker(), App(name="web", next_number=3), rare, often]
+    records += certified(rare, 1)
+    records += certified(often, ATTEMPTS_KEPT + 2)
+    assert trimmed(records) == [("certificates", "web.2#1"), ("certificates", "web.2#2")]
+
+
+def certified(dead: Instance, count: int) -> list[Certificate]:
+    """So many deaths of one instance, oldest first."""
+    return [
+        certify(msgspec.structs.replace(dead, attempt=attempt)) for attempt in range(1, count + 1)
+    ]
 
 
 def test_nothing_is_said_before_what_it_rests_on_is_saved() -> None:

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corps.core.accept import ASKS_MAX
 from corps.core.records import App
-from corps.model.command import Kill, Remove, Stop
+from corps.model.command import Kill, Remove, Signal, Stop
 from corps.model.instance import (
     Cause,
+    Death,
+    Evidence,
     Exited,
     InstanceState,
     Signaled,
@@ -218,7 +221,9 @@ def test_with_another_state_directory_what_is_not_listed_may_have_run() -> None:
     master.wait(2.2)
     session = master.join(state_id="state-other")
     assert master.instance(instance.id).death == Vanished(
-        reason="the state directory of w1 is another one now", may_have_run=True
+        reason="the state directory of w1 is another one now",
+        may_have_run=True,
+        may_still_run=True,
     )
     assert master.sent(wire.Start, session) == []
 
@@ -236,7 +241,9 @@ def test_what_was_running_and_is_not_listed_has_vanished() -> None:
     instance = master.launch_running(master.join())
     session = master.join()
     assert master.instance(instance.id).death == Vanished(
-        reason="w1 has no record of it any more: its state was set back", may_have_run=False
+        reason="w1 has no record of it any more: its state was set back",
+        may_have_run=False,
+        may_still_run=True,
     )
     assert master.sent(wire.Start, session) == []
 
@@ -392,3 +399,93 @@ def test_of_very_many_signals_the_last_are_kept() -> None:
     sent = tuple(delivered(10, at=NOW + number)[0] for number in range(500))
     dead = _hear_death(Exited(code=0), delivered=sent).instance("web.1")
     assert dead.delivered == sent[-64:]
+
+
+# ---- certificates
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_conflict"),
+    [
+        (Exited(code=0), Exited(code=0), False),
+        (Exited(code=0), Exited(code=3), True),
+        (Exited(code=0), Signaled(signal=9), True),
+        (Exited(code=0), Vanished(reason="keeper lost"), True),
+        (Exited(code=0), None, True),
+        (Vanished(reason="keeper lost"), Vanished(reason="in other words"), False),
+        (Vanished(reason="keeper lost"), Exited(code=0), True),
+        (None, None, False),
+        (
+            SpawnFailed(stage="execve", errno=2, message="missing"),
+            SpawnFailed(stage="execve", errno=2, message="in other words"),
+            False,
+        ),
+        (
+            SpawnFailed(stage="execve", errno=2, message="missing"),
+            SpawnFailed(stage="chdir", errno=2, message="missing"),
+            True,
+        ),
+    ],
+)
+def test_the_first_report_of_a_death_counts_and_another_one_is_told_of_once(
+    first: Death | None, second: Death | None, is_conflict: bool
+) -> None:
+    master = AMaster()
+    session = master.join()
+    instance = master.launch_running(session)
+    report = a_death_report(instance.key, usage=USAGE)
+    said = msgspec.structs.replace(report, death=first)
+    master.hear(session, wire.Changed(reports=(said,)))
+    before = master.core.cluster.certificates_of(instance.id)
+    evidence = Evidence(seen_at=NOW + 9, argv=("forged",))
+    again = msgspec.structs.replace(report, death=second, pid=9, evidence=evidence, usage=None)
+    for _ in range(3):
+        master.hear(session, wire.Changed(reports=(again,)))
+        assert master.core.cluster.certificates_of(instance.id) == before
+        assert master.instance(instance.id).death == before[0].death
+    conflicts = [e for e in master.core.cluster.events if e.kind == "conflict"]
+    assert len(conflicts) == is_conflict
+    if is_conflict:
+        assert "reported again" in conflicts[0].message
+    assert master.sent(wire.Forget)[-1].keys == (instance.key,)
+
+
+def test_a_certificate_outlives_the_master_and_a_conflict_after_it() -> None:
+    master = AMaster()
+    session = master.join()
+    instance = master.launch_running(session)
+    evidence = Evidence(seen_at=NOW + 1, argv=("/t/web",), oom="pid 100", proves_oom=True)
+    said = a_death_report(instance.key, Signaled(signal=9), evidence=evidence, fetched_bytes=7)
+    master.hear(session, wire.Changed(reports=(said,)))
+    (certificate,) = master.core.cluster.certificates_of(instance.id)
+    assert (certificate.evidence, certificate.cause) == (evidence, Cause.OOM)
+    assert certificate.placement == "the only usable worker of 'w1'"
+    assert (certificate.message, certificate.fetched_bytes) == (
+        "killed by SIGKILL (out of memory)",
+        7,
+    )
+    master.restart()
+    session = master.join(reports=(a_death_report(instance.key, Exited(code=0)),))
+    assert master.core.cluster.certificates_of(instance.id) == [certificate]
+    assert "conflict" in master.events(instance.id)
+
+
+def test_who_asked_for_which_signal_is_kept_with_the_attempt() -> None:
+    master = AMaster()
+    session = master.join()
+    instance = master.launch_running(session)
+    master.order(Signal(targets=(instance.id,), signal=10), "c-usr1")
+    master.order(Stop(targets=(instance.id,), grace_s=5), "c-stop")
+    master.order(Stop(targets=(instance.id,), grace_s=50), "c-later")
+    master.order(Kill(targets=(instance.id,)), "c-kill")
+    asks = master.instance(instance.id).asks
+    assert [(ask.command, ask.signal) for ask in asks] == [
+        ("c-usr1", 10),
+        ("c-stop", 2),
+        ("c-later", 2),
+        ("c-kill", 9),
+    ]
+    for number in range(30):
+        master.order(Signal(targets=(instance.id,), signal=10), f"c-{number}")
+    asks = master.instance(instance.id).asks
+    assert len(asks) == ASKS_MAX and asks[-1].command == "c-29"

@@ -11,11 +11,14 @@ from corps.model.terms import (
     LOG_MIN_BYTES,
     UNLIMITED,
     Limits,
+    Restart,
     Terms,
     check_terms,
     parse_limits,
+    parse_restart,
     parse_size,
     parse_umask,
+    show_restart,
 )
 
 
@@ -97,3 +100,42 @@ def test_terms_that_can_be_pass() -> None:
 def test_terms_that_cannot_be_are_refused(terms: Terms) -> None:
     with pytest.raises(Invalid):
         check_terms(terms)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy", "failures_max"),
+    [
+        ("never", Restart.NEVER, None),
+        ("always", Restart.ALWAYS, None),
+        ("on-failure", Restart.ON_FAILURE, None),
+        ("on-failure:5", Restart.ON_FAILURE, 5),
+    ],
+)
+def test_a_restart_policy_is_shown_as_it_is_read(
+    text: str, policy: Restart, failures_max: int | None
+) -> None:
+    assert parse_restart(text) == (policy, failures_max)
+    assert show_restart(policy, failures_max) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sometimes",
+        "Always",
+        "always:3",
+        "never:1",
+        "on-failure:",
+        "on-failure:0",
+        "on-failure:-1",
+        "on-failure:1.5",
+        "on-failure:10001",
+        "on-failure:٣",
+        ":5",
+    ],
+)
+def test_no_other_restart_policy_is_taken(text: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_restart(text)
+    assert caught.value.details["field"] in ("restart", "failures_max")

@@ -58,7 +58,7 @@ def test_a_keeper_without_descriptors_refuses_launches_and_keeps_the_living(
     assert living and refused
     for row in refused:
         assert row.death is not None and row.death.kind == "spawn_failed"
-        assert "the keeper has no file descriptor left" in row.death.message, row.death.message
+        assert "the keeper has no descriptor left" in row.death.message, row.death.message
     assert {row.state for row in alone.client.instances()} == {"running"}
     alone.client.kill([row.id for row in living])
     alone.launch_one("sleep", "1000")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, crash_loop, detection, endurance, gated, limits
+from bench import beats, crash_loop, detection, endurance, gated, limits, logs, usage
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -140,6 +140,11 @@ def crashes() -> None:
     record(figure, found.share * 100, "%", crash_loop.BUDGET_SHARE * 100, found.text())
 
 
+def sampler() -> None:
+    cost = usage.measure()
+    record("sampling 500 apps every 5 s, share of a core", cost.percent, "%", 1, usage.limit(cost))
+
+
 def many_beats() -> None:
     found = beats.measure(5_000, 2.0, 20.0)
     limit = f"master's PSS {found['pss_mib']:.0f} MiB"
@@ -164,6 +169,8 @@ def main() -> None:
     idle()
     crashes()
     many_beats()
+    logs.run(record)
+    sampler()
     detect_and_endure()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     build = Path("build")

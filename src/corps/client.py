@@ -1,28 +1,21 @@
-"""The master's HTTP API as Python calls: used by the CLI, the shell, tests and other programs.
+"""The master's HTTP API as Python calls. Synchronous, one connection, not for two threads at once.
 
-Synchronous, one connection, kept alive, not for two threads at once. A command carries an id, so
-it is sent again after a lost connection and still has one effect. What the master refuses is
-raised as the same exception it raised.
+A command carries an id, so it is sent again after a lost connection and still has one effect.
 """
 
 from __future__ import annotations
 
-import errno
-import http.client
 import os
-import select
-import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
 
 from corps.clock import Clock
 from corps.config import Settings, load_settings
-from corps.errors import CorpsError, Denied, Invalid, ProtocolError, TimedOut, Unavailable, error_of
+from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
 from corps.model import view
 from corps.model.command import (
     Accepted,
@@ -43,19 +36,16 @@ from corps.model.command import (
     Submission,
 )
 from corps.model.name import CommandId
+from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
-CONNECT_S = 2.0
 ANSWER_S = 10.0
 WAIT_S = 30.0
 READ_PATIENCE_S = 2.0
-RETRY_S = 0.1
-ANSWER_MAX_BYTES = 512 << 20
-UNIX_PATH_MAX_BYTES = 107  # sun_path of unix(7), without the final NUL
 EVENTS_LIMIT = 1_000
+SERIES_S = 10.0  # the master waits so long for workers
 
 T = TypeVar("T")
 Server: TypeAlias = Settings | Path | str
-Query: TypeAlias = Sequence[tuple[str, str | int | float]]
 _RESULT: msgspec.json.Decoder[AnyResult] = msgspec.json.Decoder(AnyResult)
 
 
@@ -68,6 +58,21 @@ class LogSlice(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int | None = None
     offset: int = 0
     limit_bytes: int | None = None
+
+
+class OutputSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which output: of one stream or of both, from these offsets on, `since` (unix seconds), or
+    so many bytes before the end. A line that has no end yet waits unless `partial`."""
+
+    instance: str
+    attempt: int | None = None
+    stream: str | None = None
+    stdout: int = 0
+    stderr: int = 0
+    since: float | None = None
+    back_bytes: int | None = None
+    limit_bytes: int | None = None
+    partial: bool = False
 
 
 class Client:
@@ -84,7 +89,7 @@ class Client:
         self.socket_path = socket_path(load_settings() if server is None else server)
         self.under_way: CommandId | None = None
         self._patience_s = patience_s
-        self._connection = _Connection(self.socket_path, answer_s)
+        self._connection = Connection(self.socket_path, answer_s)
         self._clock = Clock()
 
     def __enter__(self) -> Client:
@@ -136,15 +141,15 @@ class Client:
             body = msgspec.json.encode(submission)
         except UnicodeEncodeError as error:
             raise Invalid(f"not UTF-8: {error.object[:80]!a}") from error
-        request = _Request("POST", "/v1/commands", [("wait_s", WAIT_S)], body, WAIT_S)
-        patience = _Patience(self._patience_s, self._clock)
+        request = Request("POST", "/v1/commands", [("wait_s", WAIT_S)], body, WAIT_S)
+        patience = Patience(self._patience_s, self._clock)
         result: AnyResult = Accepted(id=submission.id)
         self.under_way = submission.id
         try:
             while isinstance(result, Accepted):
                 patience.lost_at = None
                 result = _decode(self._ask(request, patience).body, _RESULT)
-        except (_Lost, TimedOut) as error:
+        except (Lost, TimedOut) as error:
             raise TimedOut(
                 f"{error.message}: the outcome is unknown; command id {submission.id}",
                 command=submission.id,
@@ -174,6 +179,13 @@ class Client:
         """Per worker. `targets` may be workers, instances and apps; none means all workers."""
         return self._read("/v1/usage", _targets(targets), list[view.WorkerUsageView])
 
+    def usage_by_app(self, targets: Sequence[str] = ()) -> list[view.AppUsageView]:
+        """Per app, over all workers and attempts."""
+        return self._read("/v1/usage/apps", _targets(targets), list[view.AppUsageView])
+
+    def usage_by_instance(self, targets: Sequence[str] = ()) -> list[view.InstanceUsageView]:
+        return self._read("/v1/usage/instances", _targets(targets), list[view.InstanceUsageView])
+
     def why(self, targets: Sequence[str], **only: int) -> list[view.WhyView]:  # attempt, limit
         return self._read("/v1/why", [*_targets(targets), *only.items()], list[view.WhyView])
 
@@ -185,11 +197,20 @@ class Client:
         return self._read("/v1/events", query, list[view.EventView], wait_s)
 
     def audit(
-        self, targets: Sequence[str] = (), since: float | None = None
+        self, targets: Sequence[str] = (), since: float | None = None, *, with_series: bool = False
     ) -> list[view.AuditView]:
-        """`since`: unix seconds."""
-        query: Query = [*_targets(targets), *([] if since is None else [("since", since)])]
-        return self._read("/v1/audit", query, list[view.AuditView])
+        """`since`: unix seconds. `with_series`: each run with its usage over time."""
+        query: Query = [
+            *_targets(targets),
+            *([] if since is None else [("since", since)]),
+            *([("series", 1)] if with_series else []),
+        ]
+        return self._read("/v1/audit", query, list[view.AuditView], SERIES_S)
+
+    def compare(self, versions: Sequence[str]) -> view.CompareView:
+        """The versions of an app, `NAME`, each against the one before; or `NAME@A` and `NAME@B`."""
+        query = [("version", version) for version in versions]
+        return self._read("/v1/compare", query, view.CompareView)
 
     def status(self) -> view.StatusView:
         return self._read("/v1/status", (), view.StatusView)
@@ -207,26 +228,36 @@ class Client:
         query = [(name, value) for name, value in wanted.items() if value is not None]
         query.append(("wait_s", wait_s))
         path = f"/v1/instances/{quote(slice.instance, safe='')}/log"
-        answer = self._ask(_Request("GET", path, query, None, wait_s))
+        answer = self._ask(Request("GET", path, query, None, wait_s))
         return _log_chunk(answer), answer.body
+
+    def output(self, slice: OutputSlice, wait_s: float = 0.0) -> view.OutputView:
+        """The next pieces of output in the order of time; `wait_s` waits for the first."""
+        query: list[tuple[str, str | int | float]] = [("wait_s", wait_s)]
+        for name in slice.__struct_fields__[1:]:
+            value = getattr(slice, name)
+            if value is not None:
+                query.append((name, int(value) if isinstance(value, bool) else value))
+        path = f"/v1/instances/{quote(slice.instance, safe='')}/output"
+        return self._read(path, query, view.OutputView, wait_s)
 
     def shutdown(self, workers: Sequence[str]) -> None:
         """End these worker daemons with their keepers, then the master. Apps should be dead."""
         body = msgspec.json.encode({"workers": list(workers)})
-        self._ask(_Request("POST", "/v1/shutdown", (), body))
+        self._ask(Request("POST", "/v1/shutdown", (), body))
 
     def _read(self, path: str, query: Query, expected: type[T], wait_s: float = 0.0) -> T:
-        answer = self._ask(_Request("GET", path, query, None, wait_s))
+        answer = self._ask(Request("GET", path, query, None, wait_s))
         return _decode(answer.body, msgspec.json.Decoder(expected))
 
-    def _ask(self, request: _Request, patience: _Patience | None = None) -> _Answer:
-        patience = patience or _Patience(READ_PATIENCE_S, self._clock)
+    def _ask(self, request: Request, patience: Patience | None = None) -> Answer:
+        patience = patience or Patience(READ_PATIENCE_S, self._clock)
         while True:
             try:
                 answer = self._connection.exchange(request, patience)
                 if not 200 <= answer.status < 300:
                     raise _refusal(answer)
-            except _Lost as error:
+            except Lost as error:
                 patience.wait(error)
             else:
                 return answer
@@ -246,130 +277,6 @@ def socket_path(server: Server) -> Path:
     return Path(path)
 
 
-def connect_unix(path: Path) -> socket.socket:
-    """A connected stream socket; `path` may be longer than sun_path, unix(7)."""
-    if len(os.fsencode(path)) <= UNIX_PATH_MAX_BYTES:
-        return _connected(os.fspath(path))
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return _connected(f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)
-
-
-class _Request(msgspec.Struct, frozen=True):
-    method: str
-    path: str
-    query: Query = ()
-    body: bytes | None = None
-    wait_s: float = 0.0
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-
-class _Lost(Unavailable):
-    """No connection, or it broke: the same request may be sent again."""
-
-
-class _Patience:
-    """How long one call goes on trying to reach a master that it has reached before."""
-
-    def __init__(self, limit_s: float, clock: Clock) -> None:
-        self._limit_s = limit_s
-        self._clock = clock
-        self.has_reached = False
-        self.lost_at: float | None = None
-
-    def wait(self, error: _Lost) -> None:
-        """Sleep a moment; raise `error` when the master was never there or is gone too long."""
-        if not self.has_reached:
-            raise Unavailable(error.message) from error
-        now = self._clock()
-        self.lost_at = self.lost_at or now
-        if now - self.lost_at > self._limit_s:
-            raise error
-        time.sleep(RETRY_S)
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP/1.1 over a unix socket."""
-
-    def __init__(self, path: Path, answer_s: float) -> None:
-        super().__init__("localhost")
-        self._path, self._answer_s = path, answer_s
-
-    def connect(self) -> None:
-        try:
-            self.sock = connect_unix(self._path)
-        except PermissionError as error:
-            raise Denied(f"no permission to use unix://{self._path}") from error
-        except OSError as error:
-            raise _Lost(
-                f"no master at unix://{self._path}: {os.strerror(error.errno or 0).lower()}; "
-                "start one with 'corps up' or 'corps master'"
-            ) from error
-
-    def exchange(self, request: _Request, patience: _Patience) -> _Answer:
-        """One request and its answer. Raise _Lost when that could not be."""
-        if self.sock is not None and _is_stale(self.sock):
-            self.close()
-        if self.sock is None:
-            self.connect()
-        patience.has_reached, is_whole = True, False
-        self.sock.settimeout(request.wait_s + self._answer_s)
-        try:
-            answer = self._exchange(request)
-            is_whole = True
-        except TimeoutError as error:
-            waited = f"within {request.wait_s + self._answer_s:g} s"
-            raise TimedOut(f"no answer from unix://{self._path} {waited}") from error
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            raise _Lost(f"lost the master at unix://{self._path}: {reason}") from error
-        finally:
-            if not is_whole:  # half an exchange is on it, after ctrl-C too
-                self.close()
-        return answer
-
-    def _exchange(self, request: _Request) -> _Answer:
-        path = f"{request.path}?{urlencode(request.query)}" if request.query else request.path
-        headers = {} if request.body is None else {"Content-Type": "application/json"}
-        self.request(request.method, path, request.body, headers)
-        with self.getresponse() as response:
-            body = response.read(ANSWER_MAX_BYTES + 1)
-            if response.length and len(body) <= ANSWER_MAX_BYTES:  # read(n) does not tell it
-                raise http.client.IncompleteRead(body, response.length)
-        if len(body) > ANSWER_MAX_BYTES:
-            raise ProtocolError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
-        return _Answer(response.status, response.headers, body)
-
-
-def _connected(address: str) -> socket.socket:
-    """A full queue answers EAGAIN at once, however long the timeout: unix(7)."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    for _ in range(int(CONNECT_S / RETRY_S)):
-        code = connection.connect_ex(address)
-        if code != errno.EAGAIN:
-            break
-        time.sleep(RETRY_S)
-    if code:
-        connection.close()
-        raise OSError(code, os.strerror(code))
-    connection.setblocking(True)
-    return connection
-
-
-def _is_stale(connection: socket.socket) -> bool:
-    """Between two requests there is nothing to read but the end."""
-    poller = select.poll()
-    poller.register(connection, select.POLLIN)
-    return bool(poller.poll(0))
-
-
 def _targets(targets: Sequence[str]) -> Query:
     return [("target", target) for target in targets]
 
@@ -381,22 +288,24 @@ def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise ProtocolError(f"bad answer: {error}; a master of another version?") from error
 
 
-def _refusal(answer: _Answer) -> CorpsError:
+def _refusal(answer: Answer) -> CorpsError:
     try:
         failure = msgspec.json.decode(answer.body, type=Failure)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # A master that breaks down while it answers; what it had begun may be done.
-        return _Lost(f"the master broke down and answered only HTTP {answer.status}")
+        return Lost(f"the master broke down and answered only HTTP {answer.status}")
     return error_of(failure.code, failure.message, failure.details)
 
 
-def _log_chunk(answer: _Answer) -> view.LogChunkView:
+def _log_chunk(answer: Answer) -> view.LogChunkView:
     try:
         return view.LogChunkView(
             offset=int(answer.headers["X-Corps-Offset"]),
             next_offset=int(answer.headers["X-Corps-Next-Offset"]),
             size_bytes=int(answer.headers["X-Corps-Size"]),
             is_final=answer.headers["X-Corps-Final"] == "1",
+            first=int(answer.headers.get("X-Corps-First", 0)),
+            why=answer.headers.get("X-Corps-Gone"),
         )
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"bad log header: {error}") from error

@@ -13,17 +13,22 @@ from corps.model.name import did_you_mean
 
 HEARTBEAT_MIN_S = 0.25
 HEARTBEAT_MAX_S = 60.0
+SAMPLE_MIN_S = 0.1
+SAMPLE_MAX_S = 3_600.0
 CONFIG_NAME = "corps.toml"
 CONFIG_MAX_BYTES = 1 << 20
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting and its default. `server` None: the master of `dir`."""
+    """Every setting and its default. `server` None: the master of `dir`. `disk_reserve_bytes`
+    None: the smaller of 5 % of the disk and 1 GiB."""
 
     dir: str = ""
     server: str | None = None
     listen: str = "127.0.0.1:7077"
     heartbeat_s: float = 1.0
+    disk_reserve_bytes: int | None = None
+    sample_s: float = 5.0  # of a worker: how often it samples usage, 0 for never
 
     @property
     def state_dir(self) -> Path:
@@ -57,6 +62,13 @@ def load_settings(**flags: str | float | None) -> Settings:
         raise Invalid(
             f"heartbeat_s is {settings.heartbeat_s}: from {HEARTBEAT_MIN_S} to {HEARTBEAT_MAX_S}",
             field="heartbeat_s",
+        )
+    if settings.disk_reserve_bytes is not None and settings.disk_reserve_bytes < 0:
+        raise Invalid("disk_reserve_bytes is below 0", field="disk_reserve_bytes")
+    if settings.sample_s != 0 and not SAMPLE_MIN_S <= settings.sample_s <= SAMPLE_MAX_S:
+        raise Invalid(
+            f"sample_s is {settings.sample_s}: 0, or from {SAMPLE_MIN_S} to {SAMPLE_MAX_S}",
+            field="sample_s",
         )
     if "\0" in settings.dir:
         raise Invalid("the state directory has a NUL character", field="dir")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from corps.client import connect_unix
 from corps.config import Settings
+from corps.net.unix_http import connect_unix
 from tests.support.cluster import Cluster
 
 JSON = {"Content-Type": "application/json"}
@@ -57,6 +57,9 @@ def test_the_schema_is_served_and_names_every_route(shared: Cluster) -> None:
         "/v1/instances",
         "/v1/instances/{id}/log",
         "/v1/usage",
+        "/v1/usage/apps",
+        "/v1/usage/instances",
+        "/v1/compare",
         "/v1/why",
         "/v1/audit",
         "/v1/events",
@@ -181,7 +184,28 @@ def test_a_log_is_read_by_offset_and_never_beyond(shared: Cluster) -> None:
     assert read("limit_bytes=0")[0] == 422
     assert read("limit_bytes=999999999")[0] == 422
     assert read("stream=../1.stdout")[0] == 422
-    assert read("attempt=7")[1] == b"" or read("attempt=7")[0] == 404
+    assert read("attempt=7")[0] == read("attempt=0")[0] == 404
+
+
+def test_output_is_read_from_any_point_and_never_beyond(shared: Cluster) -> None:
+    shared.copy("/usr/bin/printf")
+    id = shared.launch_one("printf", "0123456789").id
+    shared.wait_dead(id)
+
+    def read(query: str) -> tuple[int, Any]:
+        return ask(shared, "GET", f"/v1/instances/{id}/output?{query}")
+
+    status, view = read("stdout=3&limit_bytes=4")
+    (piece,) = view["pieces"]
+    assert (status, piece["data"], piece["offset"]) == (200, "MzQ1Ng==", 3)
+    assert view["stdout"] == {"next_offset": 7, "size_bytes": 10} and not view["is_final"]
+    status, view = read("stdout=99")
+    assert (status, view["pieces"], view["is_final"]) == (200, [], True)
+    for bad in ("stdout=-1", "stderr=9223372036854775808", "limit_bytes=0", "stream=../x"):
+        assert read(bad)[0] in (400, 422)
+    for bad in ("since=nan", "since=1e300", "back_bytes=-1", "stdout=x"):
+        assert read(bad)[0] in (400, 422)
+    assert read("attempt=2")[0] == 404
 
 
 def test_the_sockets_are_the_operators_alone(shared: Cluster) -> None:

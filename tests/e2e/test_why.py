@@ -15,6 +15,7 @@ import pytest
 
 from corps.core.story import LATE_S
 from corps.errors import NotFound
+from corps.model.terms import Restart
 from corps.model.view import CertificateView
 from corps.worker.oom import kills
 from tests.support import compiled
@@ -221,6 +222,20 @@ def test_where_the_living_are_and_which_attempts_are_known(do: Cluster) -> None:
     assert refused.returncode == 4 and "no attempt 7" in refused.stderr
     (row,) = do.client.why((instance.id,))
     assert row.certificates == ()
+
+
+def test_each_attempt_of_what_is_started_again_has_its_certificate(do: Cluster) -> None:
+    instance = do.launch_one("do", 'exit "$CORPS_ATTEMPT_NUMBER"', restart=Restart.ALWAYS, on="w1")
+    until(lambda: len(do.client.why((instance.id,))[0].certificates) >= 2)
+    do.client.stop((instance.id,))
+    (told,) = do.client.why((instance.id,))
+    assert [one.death.code for one in told.certificates[:2]] == [1, 2]
+    first = do.corps("why", instance.id, "--attempt", "1").stdout
+    assert "exited 1\n" in first and "attempt 2 in " in first and "exited 2" not in first
+    second = do.corps("why", instance.id, "--attempt", "2").stdout
+    assert "an instance stays on its worker" in second and "exited 2" in second
+    whole = do.corps("why", instance.id).stdout
+    assert "attempt 1 on w1 died after " in whole and "no further attempt" in whole
 
 
 def test_output_that_would_rule_a_terminal_is_escaped(do: Cluster) -> None:

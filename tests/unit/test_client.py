@@ -6,6 +6,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 import pytest
 
-from corps.client import Client, LogSlice, socket_path
+from corps.client import Client, LogSlice, OutputSlice, socket_path
 from corps.clock import Clock
 from corps.config import Settings
 from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, TimedOut, Unavailable
 from corps.model.command import Accepted, Failure, Instances, Kill, Removed, Submission
-from corps.model.view import LogChunkView, WorkerView
+from corps.model.view import (
+    CompareView,
+    GoneView,
+    LogChunkView,
+    OutputView,
+    PieceView,
+    StreamView,
+    WorkerView,
+)
 from tests.support.waiting import until
 
 WORKER = WorkerView(
@@ -109,15 +118,23 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "api.sock"
 
 
-@pytest.fixture
-def master(path: Path) -> Iterator[Master]:
+@contextmanager
+def serving(path: Path) -> Iterator[Master]:
     with Master(path) as master:
         thread = threading.Thread(target=master.serve_forever, args=(0.01,))
         thread.start()
+        try:
+            yield master
+        finally:
+            master.silence.set()
+            master.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def master(path: Path) -> Iterator[Master]:
+    with serving(path) as master:
         yield master
-        master.silence.set()
-        master.shutdown()
-        thread.join()
 
 
 def _failure(path: Path) -> CorpsError:
@@ -180,14 +197,23 @@ def test_a_path_longer_than_sun_path(tmp_path: Path) -> None:
 
 
 def test_reads_are_decoded_and_share_a_connection(path: Path, master: Master) -> None:
+    comparison = CompareView(app="web", versions=(), sentences=("x",))
     master.answers += [Answer([WORKER]), Answer([]), Answer([])]
+    master.answers += [Answer([]), Answer([]), Answer([]), Answer(comparison)]
     with Client(f"unix://{path}") as client:
         assert client.workers() == [WORKER]
         assert client.instances(["web", "db.1"], with_dead=True) == []
         assert client.audit(since=1.5) == []
-    assert [request.connection for request in master.requests] == [1, 1, 1]
+        assert client.audit(["web"], with_series=True) == []
+        assert client.usage_by_app(["web"]) == []
+        assert client.usage_by_instance() == []
+        assert client.compare(["web@1a2b", "web@9f3c"]) == comparison
+    assert [request.connection for request in master.requests] == [1] * 7
     assert master.requests[1].query == [("target", "web"), ("target", "db.1"), ("dead", "1")]
     assert master.requests[2].query == [("since", "1.5")]
+    assert master.requests[3].query == [("target", "web"), ("series", "1")]
+    assert master.requests[4].path == "/v1/usage/apps"
+    assert master.requests[6].query == [("version", "web@1a2b"), ("version", "web@9f3c")]
 
 
 def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: Master) -> None:
@@ -355,6 +381,31 @@ def test_log_bytes_come_raw_with_their_place(path: Path, master: Master) -> None
         ("attempt", "2"),
         ("offset", "-10"),
         ("stream", "stdout"),
+        ("wait_s", "3"),
+    ]
+
+
+def test_output_comes_in_pieces_whose_bytes_are_bytes(path: Path, master: Master) -> None:
+    piece = PieceView(stream="stderr", at="2026-11-24T19:00:00.5Z", offset=7, data=b"\xff\x00\n")
+    view = OutputView(
+        attempt=2,
+        pieces=(piece,),
+        stdout=StreamView(0, 0),
+        stderr=StreamView(10, 12),
+        gone=(GoneView("stderr", 7, "truncated by the app"),),
+        is_final=False,
+    )
+    master.answers.append(Answer(view))
+    slice = OutputSlice(instance="web.1", stream="stderr", stderr=3, partial=True, since=1.5)
+    with Client(path) as client:
+        assert client.output(slice, wait_s=3) == view
+    assert master.requests[0].path == "/v1/instances/web.1/output"
+    assert sorted(master.requests[0].query) == [
+        ("partial", "1"),
+        ("since", "1.5"),
+        ("stderr", "3"),
+        ("stdout", "0"),
+        ("stream", "stderr"),
         ("wait_s", "3"),
     ]
 

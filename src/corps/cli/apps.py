@@ -1,21 +1,18 @@
-"""ps, stop, kill, signal, rm, usage: instances and what came of them."""
+"""ps, stop, kill, signal, rm: instances and what came of them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import click
 
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import (
-    CHILD,
     TARGET,
     Aim,
     aimed,
-    all_option,
     is_dead,
     is_live,
     output_option,
@@ -27,7 +24,7 @@ from corps.model.command import GRACE_MAX_S
 from corps.model.instance import InstanceState
 from corps.model.name import split_instance_id
 from corps.model.spec import parse_signal
-from corps.model.view import InstanceUsageView, InstanceView, WorkerUsageView
+from corps.model.view import InstanceView
 
 
 @verb("ps")
@@ -96,30 +93,6 @@ def rm(operator: Operator, aim: Aim, output: Output) -> None:
         raise Unavailable(f"not forgotten: {' '.join(kept)}: their workers do not answer")
 
 
-@verb("usage")
-@click.argument("targets", nargs=-1, type=CHILD, metavar="[WORKER or TARGET...]")
-@all_option
-@output_option
-@click.pass_obj
-def usage(operator: Operator, targets: tuple[str, ...], is_all: bool, output: Output) -> None:
-    """CPU time and maximum resident set of all children, per worker and per instance.
-
-    The table has a row for each instance when TARGETs are given or with -o wide.
-    """
-    if is_all:
-        Aim(targets, is_all).check()
-    rows = operator.client.usage(targets)
-    if output in (Output.JSON, Output.JSONL):
-        render.show(rows, USAGE_OF_WORKERS, output)
-        return
-    detailed = bool(targets) or output is Output.WIDE
-    lines: list[UsageLine] = []
-    for row in rows:
-        lines.append((row, None))
-        lines.extend((row, child) for child in row.instances if detailed)
-    render.show(lines, USAGE, output)
-
-
 def state_of(row: InstanceView) -> str:
     """What the operating system says while it lives, else the state and reason."""
     if row.death is not None:
@@ -165,14 +138,6 @@ def _cpu(row: InstanceView) -> str:
     return MISSING if user_s is None or system_s is None else render.duration(user_s + system_s)
 
 
-UsageLine: TypeAlias = tuple[WorkerUsageView, InstanceUsageView | None]
-
-
-def _usage_of(line: UsageLine) -> WorkerUsageView | InstanceUsageView:
-    worker, child = line
-    return child or worker
-
-
 INSTANCES: Listing[InstanceView] = Listing(
     lambda row: row.id,
     (
@@ -204,18 +169,4 @@ LAUNCHED: Listing[InstanceView] = Listing(
 )
 REMOVED: Listing[dict[str, str]] = Listing(
     lambda row: row["id"], (Column("FORGOTTEN", lambda row: row["id"]),)
-)
-USAGE_OF_WORKERS: Listing[WorkerUsageView] = Listing(lambda row: row.worker, ())
-USAGE: Listing[UsageLine] = Listing(
-    lambda line: line[1].id if line[1] else line[0].worker,
-    (
-        Column("WORKER", lambda line: line[0].worker),
-        Column("INSTANCE", lambda line: line[1].id if line[1] else MISSING),
-        Column("LIVE", lambda line: MISSING if line[1] else render.number(line[0].children_live)),
-        Column("DEAD", lambda line: MISSING if line[1] else render.number(line[0].children_dead)),
-        Column("CPU USER", lambda line: render.duration(_usage_of(line).cpu_user_s)),
-        Column("CPU SYSTEM", lambda line: render.duration(_usage_of(line).cpu_system_s)),
-        Column("MAX RSS", lambda line: render.size(_usage_of(line).max_rss_bytes)),
-        Column("RSS", lambda line: render.size(_usage_of(line).rss_bytes)),
-    ),
 )

@@ -11,9 +11,10 @@ import click
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import verb
-from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S
+from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S, SAMPLE_MAX_S
 from corps.errors import Conflict, Invalid
 from corps.model.selector import check_label
+from corps.model.terms import parse_size
 from corps.net.address import parse_address
 
 WORKERS_MAX = 64
@@ -36,6 +37,8 @@ class WorkerOptions(TypedDict):
     labels: tuple[str, ...]
     insecure_network: bool
     heartbeat: float | None
+    disk_reserve: str | None
+    sample: float | None
 
 
 @verb("master")
@@ -68,7 +71,16 @@ def master(
 @click.option("--token", metavar="T", help="Not yet: to join over TLS.")
 @click.option("--name", metavar="N", help="What to be called; else the name it had, or a new one.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="For selectors.")
+@click.option(
+    "--disk-reserve", metavar="SIZE", help="Kept free for others: the smaller of 5 % and 1G."
+)
 @heartbeat_option
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, SAMPLE_MAX_S),
+    metavar="S",
+    help="Seconds between samples of usage, 5 unless said; 0: none.",
+)
 @insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
@@ -81,10 +93,16 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     labels = dict(check_label(label) for label in options["labels"])
     if len(labels) < len(options["labels"]):
         raise Invalid("a label is given twice", field="label")
+    reserve = options["disk_reserve"]
+    reserve_bytes = None if reserve is None else parse_size("disk-reserve", reserve)
     from corps.worker.main import run  # noqa: PLC0415  # what only the worker costs
 
     run(
-        operator.load(heartbeat_s=options["heartbeat"]),
+        operator.load(
+            heartbeat_s=options["heartbeat"],
+            disk_reserve_bytes=reserve_bytes,
+            sample_s=options["sample"],
+        ),
         master=options["master"],
         name=options["name"],
         labels=labels,

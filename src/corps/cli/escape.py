@@ -102,20 +102,27 @@ class TerminalText:
 class PrefixedLines:
     """The bytes of one log, cut anywhere, as whole lines that begin with whose they are.
 
-    A line longer than LINE_MAX_BYTES is broken, so that memory has a limit.
+    A line longer than LINE_MAX_BYTES is broken, so that memory has a limit. `style` is what a
+    terminal is told before and after what the app wrote.
     """
 
-    def __init__(self, prefix: bytes) -> None:
-        self._prefix = prefix
-        self._held = b""
+    def __init__(self, prefix: bytes, style: tuple[bytes, bytes] = (b"", b"")) -> None:
+        self._prefix, self._style = prefix, style
+        self._held = self._stamp = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes, stamp: bytes = b"") -> bytes:
+        """`stamp` stands before each line that ends in `data`."""
         *lines, self._held = (self._held + data).split(b"\n")
         if len(self._held) > LINE_MAX_BYTES:
             lines.append(self._held)
             self._held = b""
-        return b"".join(b"%b%b\n" % (self._prefix, line) for line in lines)
+        self._stamp = stamp
+        return b"".join(map(self._line, lines))
 
     def end(self) -> bytes:
         held, self._held = self._held, b""
-        return b"%b%b\n" % (self._prefix, held) if held else b""
+        return self._line(held) if held else b""
+
+    def _line(self, line: bytes) -> bytes:
+        begin, end = self._style if line else (b"", b"")
+        return b"%b%b%b%b%b\n" % (self._prefix, self._stamp, begin, line, end)

@@ -21,10 +21,13 @@ from corps.model.view import InstanceView
 SUFFIX = ".part"
 
 
-def fetch_log(client: Client, row: InstanceView, streams: Sequence[str], wanted: Path) -> int:
+def fetch_log(
+    client: Client, row: InstanceView, attempt: int, streams: Sequence[str], wanted: Path
+) -> int:
     """Write the log of `row`, one stream after the other, to `wanted`; its size in bytes."""
+    slices = [LogSlice(instance=row.id, stream=stream, attempt=attempt) for stream in streams]
     try:
-        parts = [_fetch(client, row, stream, wanted) for stream in streams]
+        parts = [_fetch(client, row, slice, wanted) for slice in slices]
         filled = [part for part in parts if part.stat().st_size] or parts[:1]
         whole = filled[0]
         if len(filled) > 1:
@@ -41,10 +44,9 @@ def fetch_log(client: Client, row: InstanceView, streams: Sequence[str], wanted:
         raise Failed(f"cannot write '{wanted}': {os.strerror(error.errno or 0).lower()}") from error
 
 
-def _fetch(client: Client, row: InstanceView, stream: str, wanted: Path) -> Path:
+def _fetch(client: Client, row: InstanceView, slice: LogSlice, wanted: Path) -> Path:
     """One stream, whole as it was when this began, in a file beside `wanted`."""
-    slice = LogSlice(instance=row.id, stream=stream, attempt=row.attempt)
-    stem = f".{wanted.name}.{row.id}.{row.attempt}.{row.started_at}.{stream}."
+    stem = f".{wanted.name}.{row.id}.{slice.attempt}.{row.started_at}.{slice.stream}."
     found = _begun(wanted.parent, stem)
     begin = sum(found) if found else 0
     chunk, data = client.log(msgspec.structs.replace(slice, offset=begin))
@@ -55,7 +57,8 @@ def _fetch(client: Client, row: InstanceView, stream: str, wanted: Path) -> Path
         chunk, data = client.log(slice)
     first = found[0] if found else chunk.offset
     if first:
-        render.note(f"corps: {row.id} {stream}: the oldest {first} bytes are gone")
+        why = f": {chunk.why}" if chunk.why else ""
+        render.note(f"corps: {row.id} {slice.stream}: the oldest {first} bytes are gone{why}")
     part = wanted.with_name(f"{stem}{first}{SUFFIX}")
     end = chunk.size_bytes
     with part.open("ab" if found else "wb") as file:

@@ -49,6 +49,10 @@ class Operator:
             id, self._client.under_way = self._client.under_way, None
             render.error(f"command {id} goes on; 'corps events' tells what comes of it")
 
+    def now(self) -> float:
+        """What the master's clock says, which is what it shows times on."""
+        return self.client.status().now
+
     def elsewhere(self, **flags: str | None) -> Operator:
         """The same operator with another master, for one command."""
         other = Operator(**{**self._flags, **flags})
@@ -72,15 +76,15 @@ def ask(question: str) -> None:
         raise Failed("nothing done")
 
 
-def persist(read: Callable[[], T]) -> T:
-    """What `read` returns, repeated while master or worker is away, no longer than AWAY_MAX_S."""
+def persist(read: Callable[[], T], away_max_s: float = AWAY_MAX_S) -> T:
+    """What `read` returns, repeated while master or worker is away, no longer than that."""
     clock = Clock()
     deadline: float | None = None
     while True:
         try:
             return read()
         except Unavailable:
-            deadline = deadline or clock() + AWAY_MAX_S
+            deadline = deadline or clock() + away_max_s
             if clock() > deadline:
                 raise
         time.sleep(AGAIN_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -96,14 +96,19 @@ def _to_output(context: click.Context, parameter: click.Parameter, value: str) -
     return Output(value)
 
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice([output.value for output in Output]),
-    default=Output.TABLE.value,
-    callback=_to_output,
-    help="How to show it.",
-)
+def _output_option(outputs: Iterable[Output]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice([output.value for output in outputs]),
+        default=Output.TABLE.value,
+        callback=_to_output,
+        help="How to show it.",
+    )
+
+
+output_option = _output_option(output for output in Output if output is not Output.CSV)
+figures_option = _output_option(Output)
 
 
 all_option = click.option(ALL, "is_all", is_flag=True, help="Every instance.")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ class Output(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     NAME = "name"
+    CSV = "csv"
 
 
 class Column(msgspec.Struct, Generic[Row], frozen=True):
@@ -55,6 +56,7 @@ class Listing(msgspec.Struct, Generic[Row], frozen=True):
 
     name: Callable[[Row], str]
     columns: tuple[Column[Row], ...]
+    csv: tuple[tuple[str, Callable[[Row], object]], ...] = ()
 
 
 def show(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
@@ -67,12 +69,44 @@ def show(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
                 write_json(row, is_line=True)
         case Output.NAME:
             write_lines(listing.name(row) for row in rows)
+        case Output.CSV:
+            write(csv_text(rows, listing).encode())
         case Output.TABLE | Output.WIDE:
             columns = [c for c in listing.columns if output is Output.WIDE or not c.is_wide]
             cells = [[escape_line(c.cell(row)) for c in columns] for row in rows]
             _table(
                 [c.title for c in columns], cells, WIDE_COLUMNS if output is Output.WIDE else None
             )
+
+
+def csv_fields(
+    names: str, of: Callable[[Any], object] = lambda row: row, prefix: str = ""
+) -> tuple[tuple[str, Callable[[Any], object]], ...]:
+    """A column for each of these fields of what `of` finds in a row; empty where it finds None."""
+
+    def field(name: str) -> Callable[[Any], object]:
+        return lambda row: getattr(of(row), name, None)
+
+    return tuple((f"{prefix}{name}", field(name)) for name in names.split())
+
+
+def csv_text(rows: Sequence[Row], listing: Listing[Row]) -> str:
+    """RFC 4180 with a line of titles; what is missing is empty, times and numbers as in JSON."""
+    lines = [",".join(title for title, _ in listing.csv)]
+    lines += [",".join(_csv_cell(value(row)) for _, value in listing.csv) for row in rows]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _csv_cell(value: object) -> str:
+    """A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if value is None:
+        return ""
+    text = escape_line(str(value))
+    if isinstance(value, str) and text.startswith(("=", "+", "-", "@")):
+        text = f"'{text}"
+    if any(mark in text for mark in ',"'):
+        text = '"' + text.replace('"', '""') + '"'
+    return text
 
 
 def show_more(rows: Sequence[Row], listing: Listing[Row], output: Output) -> None:
@@ -127,9 +161,14 @@ def bug(error: Exception) -> int:
     return CorpsError.exit_code
 
 
+def takes_colours() -> bool:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
+
+
 def in_colour(text: str, number: int) -> str:
     """`text` in one of six colours when stdout takes colours."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not takes_colours():
         return text
     return f"\x1b[{31 + number % 6}m{text}\x1b[0m"
 

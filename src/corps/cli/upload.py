@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from corps.client import Client, connect_unix
+from corps.client import Client
 from corps.errors import CorpsError
 from corps.model.artifact import encode_manifest
 from corps.model.name import Digest
 from corps.net.bulk_client import BulkClient, OnBytes, ignore_bytes
+from corps.net.unix_http import connect_unix
 from corps.pack.build import Packed
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ A number that cannot be is missing, never guessed; a death that cannot be is a d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
@@ -24,6 +25,7 @@ from corps.model.instance import (
     Usage,
     Vanished,
 )
+from corps.model.series import Measured, Point
 from corps.wire.worker import Report
 
 TIME_MAX_S = 100_000_000_000.0  # the year 5138: later ones datetime may refuse
@@ -78,7 +80,32 @@ def report(said: Report) -> Report | None:
         enforced=_enforced(said.enforced),
         evidence=None if said.evidence is None or not is_dead else evidence(said.evidence),
         fetched_bytes=None if said.fetched_bytes is None else count(said.fetched_bytes),
+        measured=None if said.measured is None or not is_dead else measured(said.measured),
     )
+
+
+def measured(said: Measured) -> Measured | None:
+    """None when a time or duration in it cannot be; counts within bounds."""
+    times = (moment(said.at), seconds(said.cpu_user_s), seconds(said.cpu_system_s))
+    if any(time is None for time in times):
+        return None
+    counts = {
+        name: count(value)
+        for name, value in msgspec.structs.asdict(said).items()
+        if isinstance(value, int)
+    }
+    return msgspec.structs.replace(said, **counts)
+
+
+def points(said: Sequence[Point]) -> list[Point]:
+    """Those of a calendar's times and finite durations, in order of time."""
+    known: list[Point] = []
+    for point in said:
+        spans = (point.span_s, point.cpu_user_s, point.cpu_system_s)
+        is_sane = moment(point.at) is not None and None not in map(seconds, spans)
+        if is_sane and (not known or point.at > known[-1].at):
+            known.append(point)
+    return known
 
 
 def evidence(said: Evidence) -> Evidence | None:

@@ -33,6 +33,7 @@ from corps.model.instance import (
     Vanished,
 )
 from corps.model.name import AttemptKey, Digest
+from corps.model.series import Measured
 from corps.wire import keeper, worker
 from corps.wire.worker import FromWorker, Report
 
@@ -59,6 +60,7 @@ class Children:
         self._ahead_s = 0.0  # the keeper's clock, of ours
         self._reasons: dict[AttemptKey, str] = {}  # of the deaths the keeper tells of now
         self._evidence: dict[AttemptKey, Evidence] = {}
+        self._measured: dict[AttemptKey, Measured] = {}  # of the deaths the keeper tells of now
 
     # ---- what the master asks
 
@@ -177,6 +179,7 @@ class Children:
 
     def keeper_said(self, event: KeeperSaid) -> None:
         self._reasons, self._evidence = dict(event.reasons), dict(event.evidence)
+        self._measured = dict(event.measured)
         for said in event.messages:
             match said:
                 case keeper.Listing():
@@ -261,8 +264,12 @@ class Children:
             return
         self._answer(listed.key, delivered(listed))
         attempt.report = died(attempt.report, listed, self._reasons.get(listed.key), self.now)
-        evidence = testified(self._evidence.get(listed.key), listed, self.now)
-        self._die(attempt, usage=usage_of(listed.usage, attempt.peak_bytes), evidence=evidence)
+        self._die(
+            attempt,
+            usage=usage_of(listed.usage, attempt.peak_bytes),
+            evidence=testified(self._evidence.get(listed.key), listed, self.now),
+            measured=self._measured.get(listed.key),
+        )
 
     def _never_ran(self, key: AttemptKey, attempt: Attempt | None) -> None:
         """Its keeper died before it might execute, and nobody else may: so it is asked for again.

@@ -10,7 +10,9 @@ from corps.core.records import Record
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
+from corps.model.series import Measured
 from corps.wire.keeper import FromKeeper, ToKeeper
+from corps.wire.output import Note
 from corps.wire.worker import (
     FromWorker,
     Installed,
@@ -124,11 +126,12 @@ class MasterSaid(Event, frozen=True):
 
 class KeeperSaid(Event, frozen=True):
     """Messages of one read, in order; `reasons` says in words why an attempt did not start,
-    `evidence` what was seen when its death was heard of."""
+    `evidence` what was seen when its death was heard of, `measured` what it used over its life."""
 
     messages: tuple[FromKeeper, ...]
     reasons: tuple[tuple[AttemptKey, str], ...] = ()
     evidence: tuple[tuple[AttemptKey, Evidence], ...] = ()
+    measured: tuple[tuple[AttemptKey, Measured], ...] = ()
 
 
 class KeeperGone(Event, frozen=True):
@@ -161,6 +164,12 @@ class Peaks(Event, frozen=True):
     peaks: tuple[tuple[AttemptKey, int], ...]
 
 
+class Noticed(Event, frozen=True):
+    """The driver saw something that operators should hear of."""
+
+    notes: tuple[Note, ...]
+
+
 WorkerEvent: TypeAlias = (
     Tick
     | Linked
@@ -171,6 +180,7 @@ WorkerEvent: TypeAlias = (
     | Performed
     | SpawnBlocked
     | Peaks
+    | Noticed
 )
 
 

@@ -34,10 +34,13 @@ from corps.wire.worker import (
     InstallFailed,
     Inventory,
     LogRead,
+    Noted,
+    OutputRead,
     Progress,
     Remove,
     Removed,
     Sampled,
+    SeriesRead,
     SignalDone,
     Uninstalled,
 )
@@ -161,7 +164,11 @@ class MasterCore:
                 self._forget(worker, message)
             case SignalDone():
                 self._orders.signaled(worker, message)
-            case Heartbeat() | Sampled() | LogRead() | Hello() | Inventory():
+            case Noted():
+                self._observer.noted(worker, message.notes)
+            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
+                pass  # a sign of life; answers to questions are the driver's
+            case Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)

@@ -34,6 +34,7 @@ from corps.model.instance import (
 )
 from corps.model.name import AttemptKey, WorkerName, split_attempt_key, split_instance_id
 from corps.model.terms import Restart
+from corps.wire.output import Note
 from corps.wire.worker import Forget, Report, Start
 
 ECANCELED = 125
@@ -41,6 +42,8 @@ NEVER_EXECUTED = "never_executed"  # what an older copy of a journal says of wha
 FOREIGN_MAX = 1_000  # attempts that are told of as foreign
 NUMBER_MAX = 1_000_000_000
 UNEXPLAINED = Vanished(reason="its worker reported no reason")
+NOTES_MAX = 100
+NOTED = frozenset({"log-truncated", "log-cut", "disk-low", "disk-ok"})
 
 
 class Observer:
@@ -98,6 +101,18 @@ class Observer:
                 self._vanish(instance, doubt)
         self._restarts.worker_ready(worker)
         return doubt
+
+    def noted(self, worker: WorkerName, notes: Sequence[Note]) -> None:
+        """What a worker saw happen to its disk, or to what is its own."""
+        for note in notes[:NOTES_MAX]:
+            subject = worker
+            if note.subject is not None:
+                instance = self._ledger.cluster.instances.get(note.subject)
+                if instance is None or instance.worker != worker:
+                    continue
+                subject = instance.id
+            if note.kind in NOTED:
+                self._ledger.happened(note.kind, subject, believe.text(note.message), worker)
 
     def _is_over(self, worker: WorkerName, report: Report) -> bool:
         """Apply one report. True: its attempt is dead, and the worker need not tell it again."""
@@ -287,6 +302,7 @@ def _with_facts(instance: Instance, report: Report) -> Instance:
         enforced=report.enforced or instance.enforced,
         evidence=report.evidence or instance.evidence,
         fetched_bytes=instance.fetched_bytes or report.fetched_bytes,
+        measured=report.measured or instance.measured,
     )
 
 

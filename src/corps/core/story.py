@@ -59,12 +59,14 @@ def tell(
     attempt: Instance | Certificate, earlier: Sequence[Certificate], events: Iterable[Event]
 ) -> list[Sentence]:
     """The chain of one attempt; the deaths before it in a line each."""
-    began_at = attempt.timings.placed_at
+    mine = [event for event in events if event.at >= attempt.timings.placed_at]
+    died = [event.kind == "died" and event.subject == attempt.id for event in mine]
+    end = died.index(True) if any(died) else len(mine)
     chain = [Sentence(one.ended_at, _short(one)) for one in earlier]
-    chain += _merged(_launch(attempt), _between(attempt, began_at, events))
+    chain += _merged(_launch(attempt), _between(attempt, mine[:end]))
     if isinstance(attempt, Certificate):
         chain += _death(attempt)
-    return chain
+    return chain + _told(attempt, mine[end:])
 
 
 def tell_now(instance: Instance, now: Now) -> Sentence:
@@ -76,6 +78,9 @@ def tell_now(instance: Instance, now: Now) -> Sentence:
         f"; {worker.name} is {worker.state} since {rfc3339(worker.state_since)}" if away else ""
     )
     match instance.state:
+        case S.PENDING if instance.not_before is not None:
+            due = f"attempt {instance.attempt + 1} begins at {rfc3339(instance.not_before)}"
+            return Sentence(None, f"{where} is between two attempts: {due}{silent}")
         case S.PENDING:
             return Sentence(None, f"{where} waits for its worker to begin{silent}")
         case S.FETCHING:
@@ -146,22 +151,21 @@ def _argv(attempt: Instance | Certificate) -> str:
 # ---- while it ran
 
 
-def _between(
-    attempt: Instance | Certificate, began_at: float, events: Iterable[Event]
-) -> list[Sentence]:
+def _between(attempt: Instance | Certificate, events: Sequence[Event]) -> list[Sentence]:
     """What was asked and delivered, and what became of its worker meanwhile."""
-    ended_at = attempt.ended_at if attempt.ended_at is not None else float("inf")
     chain = [Sentence(ask.at, _ask(ask)) for ask in attempt.asks]
     chain += [Sentence(sent.at, _delivery(sent, attempt)) for sent in attempt.delivered]
+    return chain + _told(attempt, events)
+
+
+def _told(attempt: Instance | Certificate, events: Sequence[Event]) -> list[Sentence]:
     told = [
-        Sentence(event.at, text)
-        for event in events
-        if event.at >= began_at and (text := _event(event, attempt, ended_at)) is not None
+        Sentence(event.at, text) for event in events if (text := _event(event, attempt)) is not None
     ]
     if len(told) > EVENTS_MAX:
         more = Sentence(told[-EVENTS_MAX].at, f"[{len(told) - EVENTS_MAX} earlier events left out]")
         told = [more, *told[-EVENTS_MAX:]]
-    return chain + told
+    return told
 
 
 def _ask(ask: Asked) -> str:
@@ -180,11 +184,12 @@ def _delivery(sent: Delivered, attempt: Instance | Certificate) -> str:
     )
 
 
-def _event(event: Event, attempt: Instance | Certificate, ended_at: float) -> str | None:
+def _event(event: Event, attempt: Instance | Certificate) -> str | None:
     if event.subject == attempt.id:
         return None if event.kind in TOLD else event.message
     _, is_worker, state = event.kind.partition("worker-")
-    if event.subject != attempt.worker or not is_worker or event.at > ended_at:
+    is_over = attempt.ended_at is not None and event.at > attempt.ended_at
+    if event.subject != attempt.worker or not is_worker or is_over:
         return None
     return f"{event.subject} became {state}: {event.message}"
 

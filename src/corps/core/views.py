@@ -26,7 +26,6 @@ from corps.model.view import (
     DeliveredView,
     EventView,
     EvidenceView,
-    InstanceUsageView,
     InstanceView,
     UsageView,
     WorkerView,
@@ -36,15 +35,15 @@ from corps.wire.worker import LiveUsage
 
 
 @overload
-def rfc3339(at: float) -> str: ...
+def rfc3339(at: float, timespec: str = ...) -> str: ...
 @overload
-def rfc3339(at: None) -> None: ...
-def rfc3339(at: float | None) -> str | None:
+def rfc3339(at: None, timespec: str = ...) -> None: ...
+def rfc3339(at: float | None, timespec: str = "milliseconds") -> str | None:
     """Unix seconds -> `2026-11-23T13:28:00.123Z`: formats a given time, reads no clock."""
     if at is None:
         return None
     moment = datetime.datetime.fromtimestamp(at, tz=datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def view_instance(
@@ -66,7 +65,7 @@ def view_instance(
         started_at=rfc3339(instance.started_at),
         ended_at=rfc3339(instance.ended_at),
         death=view_death(instance),
-        usage=view_usage(_usage(instance, live)),
+        usage=view_usage(usage_now(instance, live)),
         artifact=instance.launch.artifact,
         digest=instance.launch.digest,
         args=instance.launch.args,
@@ -87,18 +86,6 @@ def view_usage(usage: Usage | None) -> UsageView:
         max_rss_bytes=usage.max_rss_bytes,
         rss_bytes=usage.rss_bytes,
         max_rss_source=usage.max_rss_source,
-    )
-
-
-def view_instance_usage(instance: Instance, live: LiveUsage | None) -> InstanceUsageView:
-    usage = view_usage(_usage(instance, live))
-    return InstanceUsageView(
-        id=instance.id,
-        state=instance.state,
-        cpu_user_s=usage.cpu_user_s,
-        cpu_system_s=usage.cpu_system_s,
-        max_rss_bytes=usage.max_rss_bytes,
-        rss_bytes=usage.rss_bytes,
     )
 
 
@@ -249,5 +236,6 @@ def view_event(event: Event) -> EventView:
     )
 
 
-def _usage(instance: Instance, live: LiveUsage | None) -> Usage | None:
+def usage_now(instance: Instance, live: LiveUsage | None) -> Usage | None:
+    """Of the living what its worker says, of the dead what it came to."""
     return live.usage if live and instance.is_live else instance.usage

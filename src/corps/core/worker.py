@@ -6,6 +6,7 @@ the disk, and what is not there was never started.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from enum import Enum, auto
 from typing import assert_never
@@ -22,6 +23,7 @@ from corps.core.events import (
     Leave,
     Linked,
     MasterSaid,
+    Noticed,
     Peaks,
     Performed,
     RemoveFiles,
@@ -36,11 +38,13 @@ from corps.core.stock import Stock
 from corps.model.instance import InstanceState, SpawnFailed
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
+from corps.wire.output import Note
 from corps.wire.worker import Report
 
 ENOENT = 2
 REPORTS_A_PART = 20  # a frame has room for that many of the largest
 DIGESTS_A_PART = 5_000
+NOTES_MAX = 100
 S = InstanceState
 
 
@@ -65,6 +69,7 @@ class WorkerCore:
         self._beat_at = 0.0
         self._beats = 0
         self._now = 0.0
+        self._notes: deque[Note] = deque(maxlen=NOTES_MAX)  # for when there is a master
         self._effects: list[WorkerEffect] = []
 
     def step(self, now: float, event: WorkerEvent) -> list[WorkerEffect]:
@@ -88,6 +93,8 @@ class WorkerCore:
                 self._children.blocked(event)
             case Peaks():
                 self._children.saw_peaks(event)
+            case Noticed():
+                self._notes.extend(event.notes)
             case _:
                 assert_never(event)
         return self._take()
@@ -153,7 +160,7 @@ class WorkerCore:
             case worker.Shutdown():
                 self._effect(Instruct(keeper.Quit()))
                 self._effect(Leave(None, "the master ended this worker"))
-            case worker.Sample() | worker.ReadLog():
+            case worker.Sample() | worker.ReadSeries() | worker.ReadLog() | worker.ReadOutput():
                 pass  # the driver answers questions
             case _:
                 assert_never(message)
@@ -283,6 +290,9 @@ class WorkerCore:
             for at in range(0, len(reports), REPORTS_A_PART):
                 self._effect(Tell(worker.Changed(reports=reports[at : at + REPORTS_A_PART])))
             children.changed.clear()
+        if self._notes and self._link is Link.WELCOME:
+            self._effect(Tell(worker.Noted(notes=tuple(self._notes))))
+            self._notes.clear()
         effects, self._effects = self._effects, []
         return effects
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import msgspec
 
@@ -37,7 +37,14 @@ from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
 from corps.store.records import RecordStore
-from corps.wire.worker import FromWorker, LogRead, Sampled, ToWorker
+from corps.wire.worker import (
+    FromWorker,
+    LogRead,
+    OutputRead,
+    Sampled,
+    SeriesRead,
+    ToWorker,
+)
 
 TICK_S = 0.05
 JUST_AFTER_S = 0.001
@@ -47,6 +54,14 @@ STALLED_S = 5.0
 ASK_DEADLINE_S = 2.0
 
 _log = logging.getLogger("corps.master")
+
+
+class _Question(NamedTuple):
+    """What was asked of a worker, and the parts of its answer so far."""
+
+    session: int
+    over: asyncio.Future[None]
+    parts: list[FromWorker]
 
 
 class MasterDriver:
@@ -63,7 +78,7 @@ class MasterDriver:
         self._committing: asyncio.Task[None] | None = None
         self._stalled_since: float | None = None
         self._waiters: dict[CommandId, list[asyncio.Future[AnyResult]]] = {}
-        self._questions: dict[int, tuple[asyncio.Future[FromWorker], list[FromWorker]]] = {}
+        self._questions: dict[int, _Question] = {}
         self._next_ask = itertools.count(1)
         self._ticker: asyncio.TimerHandle | None = None
         self._recent: deque[tuple[float, MasterEvent]] = deque(maxlen=RECENT_EVENTS)
@@ -142,29 +157,32 @@ class MasterDriver:
         if session is None:
             return None
         number = next(self._next_ask)
-        future: asyncio.Future[FromWorker] = self._loop.create_future()
-        parts: list[FromWorker] = []
-        self._questions[number] = (future, parts)
+        asked = self._questions[number] = _Question(session, self._loop.create_future(), [])
         self.on_send(session, question(number))
         try:
-            await asyncio.wait_for(future, deadline_s)
-        except TimeoutError:
+            await asyncio.wait_for(asked.over, deadline_s)
+        except (TimeoutError, ConnectionError):
             return None
         finally:
             del self._questions[number]
-        return parts
+        return asked.parts
+
+    def hung_up(self, session: int) -> None:
+        """Nothing comes of what was asked on this connection: its askers need not wait."""
+        for question in self._questions.values():
+            if question.session == session and not question.over.done():
+                question.over.set_exception(ConnectionError("the worker's connection ended"))
 
     def answered(self, message: FromWorker) -> None:
         """Hand an answer to whoever asked."""
-        if isinstance(message, Sampled | LogRead):
+        if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
             question = self._questions.get(message.ask)
             if question is None:
                 return
-            future, parts = question
-            parts.append(message)
-            is_last = not isinstance(message, Sampled) or message.is_last
-            if is_last and not future.done():
-                future.set_result(message)
+            question.parts.append(message)
+            is_last = isinstance(message, LogRead | OutputRead) or message.is_last
+            if is_last and not question.over.done():
+                question.over.set_result(None)
 
     async def news(self, deadline_s: float) -> None:
         """Returns when an event was recorded, or after `deadline_s`."""

@@ -21,32 +21,41 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import Parameter
 
 from corps.core.events import ArtifactFacts, Commanded
-from corps.errors import ERRORS, Conflict, CorpsError, Invalid, NotFound
-from corps.master import queries
+from corps.errors import ERRORS, Conflict, CorpsError, NotFound
+from corps.master import audit as auditing
+from corps.master import logs, queries
 from corps.master.driver import MasterDriver
 from corps.master.stories import WHY_MAX, tell_why
+from corps.master.usage import usage as by_worker
+from corps.master.usage import usage_by_app as by_app
+from corps.master.usage import usage_by_instance as by_instance
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
 from corps.model.command import AnyResult, Copy, Failure, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.view import (
+    AppUsageView,
     ArtifactView,
     AuditView,
+    CompareView,
     CopyView,
     EventView,
+    InstanceUsageView,
     InstanceView,
+    OutputView,
     StatusView,
     WhyView,
     WorkerUsageView,
     WorkerView,
 )
 from corps.store.blobs import BlobStore
-from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog
+from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
 
 _log = logging.getLogger("corps.master")
 Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
+Versions = Annotated[list[str] | None, Parameter(query="version", required=False)]
 
 
 class Master(NamedTuple):
@@ -112,7 +121,21 @@ async def instances(state: State, target: Targets, dead: bool = False) -> list[I
 async def usage(state: State, target: Targets) -> list[WorkerUsageView]:
     driver = _of(state).driver
     await driver.settled()
-    return await queries.usage(driver, target or [])
+    return await by_worker(driver, target or [])
+
+
+@get("/v1/usage/apps", summary="CPU time and maximum resident set, per app")
+async def app_usage(state: State, target: Targets) -> list[AppUsageView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await by_app(driver, target or [])
+
+
+@get("/v1/usage/instances", summary="CPU time and maximum resident set, per instance")
+async def instance_usage(state: State, target: Targets) -> list[InstanceUsageView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await by_instance(driver, target or [])
 
 
 @get("/v1/why", summary="The story of instances")
@@ -135,10 +158,19 @@ async def events(
 
 
 @get("/v1/audit", summary="Copies, launches and runs with their phases")
-async def audit(state: State, target: Targets, since: float = 0.0) -> list[AuditView]:
+async def audit(
+    state: State, target: Targets, since: float = 0.0, series: bool = False
+) -> list[AuditView]:
     driver = _of(state).driver
     await driver.settled()
-    return queries.audit(driver, target or [], since)
+    return await auditing.audit(driver, target or [], since, with_series=series)
+
+
+@get("/v1/compare", summary="Versions of an app compared: NAME, or NAME@A and NAME@B")
+async def compare(state: State, version: Versions) -> CompareView:
+    driver = _of(state).driver
+    await driver.settled()
+    return await auditing.compare_versions(driver, version or [])
 
 
 @get("/v1/artifacts", summary="What is copied, where, and its files")
@@ -170,19 +202,50 @@ async def log(  # noqa: PLR0913, PLR0917 - one parameter for each of the query
 ) -> Response[bytes]:
     driver = _of(state).driver
     await driver.settled()
-    if not -(1 << 62) < offset < 1 << 62:
-        raise Invalid(f"no offset {offset} in any log", field="offset")
     question = ReadLog(
         ask=0, key="", stream=stream, offset=offset, limit_bytes=limit_bytes, wait_s=wait_s
     )
-    answer = await queries.read_log(driver, id, question, attempt)
+    answer = await logs.read_log(driver, id, question, attempt)
     headers = {
         "X-Corps-Offset": str(answer.offset),
         "X-Corps-Next-Offset": str(answer.offset + len(answer.data)),
         "X-Corps-Size": str(answer.size_bytes),
         "X-Corps-Final": "1" if answer.is_final else "0",
+        "X-Corps-First": str(answer.first),
+        **({} if answer.why is None else {"X-Corps-Gone": answer.why}),
     }
     return Response(answer.data, headers=headers, media_type="application/octet-stream")
+
+
+@get("/v1/instances/{id:str}/output", summary="Both streams of an app, in the order of time")
+async def output(  # noqa: PLR0913, PLR0917 - one parameter for each of the query
+    state: State,
+    id: str,
+    stream: str | None = None,
+    attempt: int | None = None,
+    stdout: int = 0,
+    stderr: int = 0,
+    since: float | None = None,
+    back_bytes: int | None = None,
+    limit_bytes: int = LOG_CHUNK_MAX_BYTES,
+    wait_s: float = 0.0,
+    partial: bool = False,
+) -> OutputView:
+    driver = _of(state).driver
+    await driver.settled()
+    question = ReadOutput(
+        ask=0,
+        key="",
+        stream=stream,
+        stdout=stdout,
+        stderr=stderr,
+        since=since,
+        back_bytes=back_bytes,
+        limit_bytes=limit_bytes,
+        wait_s=wait_s,
+        partial=partial,
+    )
+    return await logs.read_output(driver, id, question, attempt)
 
 
 @post("/v1/shutdown", status_code=200, summary="End workers, then this master")
@@ -268,12 +331,16 @@ def make_app(master: Master) -> Litestar:
             workers,
             instances,
             usage,
+            app_usage,
+            instance_usage,
             why,
             events,
             audit,
+            compare,
             artifacts,
             progress,
             log,
+            output,
             shutdown,
         ],
         state=State({"master": master}),

@@ -18,7 +18,14 @@ from corps.master.driver import MasterDriver
 from corps.net.address import format_address
 from corps.net.connection import Connection, tune
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES
-from corps.wire.worker import FromWorker, LogRead, Sampled, ToWorker
+from corps.wire.worker import (
+    FromWorker,
+    LogRead,
+    OutputRead,
+    Sampled,
+    SeriesRead,
+    ToWorker,
+)
 
 PREFACE_DEADLINE_S = 5.0
 STRANGERS_MAX = 1_000
@@ -131,7 +138,7 @@ class Sessions:
 
     def _received(self, id: int, messages: tuple[FromWorker, ...]) -> None:
         for message in messages:
-            if isinstance(message, Sampled | LogRead):
+            if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
                 self._driver.answered(message)
         if id in self._connections:
             self._driver.feed(Received(id, messages))
@@ -139,6 +146,7 @@ class Sessions:
     def _closed(self, id: int) -> None:
         if self._connections.pop(id, None) is not None:
             self._driver.feed(Closed(id))
+            self._driver.hung_up(id)
 
     def _send(self, id: int, message: ToWorker) -> None:
         connection = self._connections.get(id)

@@ -10,7 +10,7 @@ from corps.core.targets import find_instances
 from corps.core.views import view_certificate, view_event, view_instance
 from corps.errors import Invalid, NotFound
 from corps.master.driver import MasterDriver
-from corps.master.queries import live_usage
+from corps.master.usage import live_usage
 from corps.model.certificate import Certificate, certify
 from corps.model.instance import Instance
 from corps.model.view import WhyView

@@ -17,6 +17,7 @@ from corps.model.instance import (
     Usage,
 )
 from corps.model.name import AttemptKey, CommandId, InstanceId, WorkerName
+from corps.model.series import Measured
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     placement: str = ""
     fetched_bytes: int | None = None
     asks: tuple[Asked, ...] = ()
+    measured: Measured | None = None
 
 
 def certify(instance: Instance) -> Certificate:
@@ -76,4 +78,5 @@ def certify(instance: Instance) -> Certificate:
         placement=instance.placement,
         fetched_bytes=instance.fetched_bytes,
         asks=instance.asks,
+        measured=instance.measured,
     )

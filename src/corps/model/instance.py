@@ -17,6 +17,7 @@ from typing import TypeAlias
 import msgspec
 
 from corps.model.name import AttemptKey, CommandId, Digest, InstanceId, WorkerName, attempt_key
+from corps.model.series import Measured
 from corps.model.terms import Restart, Terms
 
 
@@ -233,6 +234,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     placement: str = ""  # why on this worker, in words
     fetched_bytes: int | None = None  # what had to travel before it could start
     asks: tuple[Asked, ...] = ()  # every signal asked for in this attempt; `asked` is what counts
+    measured: Measured | None = None
 
     @property
     def key(self) -> AttemptKey:
@@ -287,4 +289,5 @@ def begin_attempt(instance: Instance, attempt: int, now: float) -> Instance:
         restart=instance.restart,
         failures_max=instance.failures_max,
         failures=instance.failures,
+        placement="an instance stays on its worker",
     )

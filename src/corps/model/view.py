@@ -69,13 +69,55 @@ class InstanceView(View, frozen=True, kw_only=True):
     failures: int = 0
 
 
+class TreeView(View, frozen=True, kw_only=True):
+    """An attempt with all its descendants, as sampled: at `at`, and over its life so far.
+
+    Of a dead one only what it came to. CPU is a lower bound; a resident set counts shared pages
+    once for each process; I/O is what went through read(2), write(2) and their kin.
+    """
+
+    at: str
+    samples: int
+    cpu_user_s: float
+    cpu_system_s: float
+    rss_bytes: int | None
+    rss_mean_bytes: int
+    rss_peak_bytes: int
+    processes: int | None
+    processes_max: int
+    threads: int | None
+    threads_max: int
+    fds: int | None
+    fds_max: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+
+
+class TreesView(View, frozen=True, kw_only=True):
+    """Sums over the living trees of several instances; null when one of them is not known."""
+
+    rss_bytes: int | None
+    processes: int | None
+    threads: int | None
+    fds: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+
+
 class InstanceUsageView(View, frozen=True, kw_only=True):
+    """cpu_... and ..._rss_... are of the process and children it waited for; `tree` has all."""
+
     id: str
     state: str
     cpu_user_s: float | None
     cpu_system_s: float | None
     max_rss_bytes: int | None
     rss_bytes: int | None
+    app: str = ""
+    worker: str = ""
+    attempt: int = 1
+    max_rss_source: RssSource | None = None
+    tree: TreeView | None = None
 
 
 class WorkerUsageView(View, frozen=True, kw_only=True):
@@ -89,6 +131,21 @@ class WorkerUsageView(View, frozen=True, kw_only=True):
     max_rss_bytes: int | None
     rss_bytes: int | None
     instances: tuple[InstanceUsageView, ...]
+    trees: TreesView | None = None
+
+
+class AppUsageView(View, frozen=True, kw_only=True):
+    """All instances of an app on all workers, live and dead, with every attempt that is known."""
+
+    app: str
+    workers: tuple[str, ...]
+    instances_live: int
+    instances_dead: int
+    cpu_user_s: float | None
+    cpu_system_s: float | None
+    max_rss_bytes: int | None
+    rss_bytes: int | None
+    trees: TreesView
 
 
 class CopyView(View, frozen=True, kw_only=True):
@@ -219,8 +276,29 @@ class WhyView(View, frozen=True, kw_only=True):
     certificates: tuple[CertificateView, ...] = ()
 
 
+class SampleView(View, frozen=True, kw_only=True):
+    """Usage of a whole tree over the time since the sample before.
+
+    cpu_percent is of one processor; rss_bytes is the mean; counts are the largest; I/O counts from
+    the start of the attempt.
+    """
+
+    at: str
+    cpu_percent: float | None
+    rss_bytes: int
+    rss_max_bytes: int
+    threads: int
+    fds: int | None
+    io_read_bytes: int | None
+    io_write_bytes: int | None
+    processes: int
+
+
 class AuditView(View, frozen=True, kw_only=True):
-    """One copy, launch or run: who, what, outcome, and how long each phase took."""
+    """One copy, launch or run: who, what, outcome, and how long each phase took.
+
+    `samples` is null when it was not asked for, or its worker does not answer.
+    """
 
     at: str
     kind: str
@@ -234,6 +312,36 @@ class AuditView(View, frozen=True, kw_only=True):
     bytes_total: int | None = None
     seconds: float | None = None
     usage: UsageView | None = None
+    attempt: int | None = None
+    digest: str | None = None
+    tree: TreeView | None = None
+    samples: tuple[SampleView, ...] | None = None
+
+
+class VersionView(View, frozen=True, kw_only=True):
+    """The runs of one version of an app; medians over runs, null when none tells.
+
+    `failures` ended by themselves other than with 0, or never started.
+    """
+
+    version: str
+    digest: str
+    first_at: str
+    runs: int
+    runs_live: int
+    failures: int
+    launch_s: float | None
+    cpu_s_per_hour: float | None
+    rss_peak_bytes: int | None
+    rss_mean_bytes: int | None
+
+
+class CompareView(View, frozen=True, kw_only=True):
+    """Versions of an app, oldest first, and in words how each differs from the one before."""
+
+    app: str
+    versions: tuple[VersionView, ...]
+    sentences: tuple[str, ...]
 
 
 class LogChunkView(View, frozen=True, kw_only=True):
@@ -243,11 +351,46 @@ class LogChunkView(View, frozen=True, kw_only=True):
     next_offset: int
     size_bytes: int
     is_final: bool
+    first: int = 0
+    why: str | None = None
+
+
+class PieceView(View, frozen=True, kw_only=True):
+    """Whole lines of one stream, in base64 as JSON has no bytes. They were there at `at`."""
+
+    stream: str
+    at: str
+    offset: int
+    data: bytes
+
+
+class StreamView(View, frozen=True):
+    """Where the next piece begins, and where the stream ends now."""
+
+    next_offset: int
+    size_bytes: int
+
+
+class GoneView(View, frozen=True):
+    """Bytes that were asked for and are not kept any more, and what took them."""
+
+    stream: str
+    size_bytes: int
+    why: str
+
+
+class OutputView(View, frozen=True, kw_only=True):
+    """The output of an attempt in the order of time; `is_final`: nothing more comes."""
+
+    attempt: int
+    pieces: tuple[PieceView, ...]
+    stdout: StreamView
+    stderr: StreamView
+    gone: tuple[GoneView, ...]
+    is_final: bool
 
 
 class StatusView(View, frozen=True, kw_only=True):
-    """The master itself. `now` is what its clock says."""
-
     cluster: str
     version: str
     address: str

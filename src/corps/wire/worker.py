@@ -12,6 +12,8 @@ import msgspec
 
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
+from corps.model.series import Measured, Point
+from corps.wire.output import Note, OutputEnd, OutputGone, OutputPiece
 
 INVENTORY_BATCH = 500
 LOG_CHUNK_MAX_BYTES = 256 << 10
@@ -39,6 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     enforced: dict[str, str] = {}
     evidence: Evidence | None = None
     fetched_bytes: int | None = None
+    measured: Measured | None = None
 
 
 # ---- worker -> master
@@ -142,6 +145,7 @@ class LiveUsage(msgspec.Struct, frozen=True, kw_only=True):
     key: AttemptKey
     os_state: str
     usage: Usage
+    measured: Measured | None = None
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,8 +166,26 @@ class Sampled(Message, frozen=True, kw_only=True):
     is_last: bool = True
 
 
+class RunSeries(msgspec.Struct, frozen=True, kw_only=True):
+    """The usage of one attempt over time, from its start to the last sample."""
+
+    key: AttemptKey
+    points: tuple[Point, ...]
+
+
+class SeriesRead(Message, frozen=True, kw_only=True):
+    """Answer to ReadSeries; in several parts when there is much."""
+
+    ask: int
+    series: tuple[RunSeries, ...]
+    is_last: bool = True
+
+
 class LogRead(Message, frozen=True, kw_only=True):
-    """Answer to ReadLog. `size_bytes` is the log's size now; `is_final`: nobody writes any more."""
+    """Answer to ReadLog. `size_bytes` is the log's size now; `is_final`: nobody writes any more.
+
+    `first` is the first byte that can still be read, `why` what took those before it.
+    """
 
     ask: int
     offset: int
@@ -171,6 +193,28 @@ class LogRead(Message, frozen=True, kw_only=True):
     size_bytes: int
     is_final: bool
     error: str | None = None
+    first: int = 0
+    why: str | None = None
+    code: str = "not_found"
+
+
+class OutputRead(Message, frozen=True, kw_only=True):
+    """Answer to ReadOutput. `error` with its `code` when nothing could be read."""
+
+    ask: int
+    pieces: tuple[OutputPiece, ...] = ()
+    stdout: OutputEnd = OutputEnd(next_offset=0, size_bytes=0)
+    stderr: OutputEnd = OutputEnd(next_offset=0, size_bytes=0)
+    gone: tuple[OutputGone, ...] = ()
+    is_final: bool = False
+    error: str | None = None
+    code: str = "not_found"
+
+
+class Noted(Message, frozen=True, kw_only=True):
+    """What operators should hear as events."""
+
+    notes: tuple[Note, ...]
 
 
 FromWorker: TypeAlias = (
@@ -185,7 +229,10 @@ FromWorker: TypeAlias = (
     | Removed
     | SignalDone
     | Sampled
+    | SeriesRead
     | LogRead
+    | OutputRead
+    | Noted
 )
 
 
@@ -271,11 +318,21 @@ class Uninstall(Message, frozen=True, kw_only=True):
 
 
 class Sample(Message, frozen=True, kw_only=True):
-    """Ask for live usage; None means of every attempt. Peaks are read anew only if wanted."""
+    """Ask for live usage; None means of every attempt. Peaks are read anew only if wanted, and
+    whole trees measured anew, unless that was done a moment ago."""
 
     ask: int
     keys: tuple[AttemptKey, ...] | None = None
     with_peaks: bool = True
+    with_trees: bool = False
+
+
+class ReadSeries(Message, frozen=True, kw_only=True):
+    """Ask for the usage over time of attempts, dead ones too, each in at most `points_max`."""
+
+    ask: int
+    keys: tuple[AttemptKey, ...]
+    points_max: int
 
 
 class ReadLog(Message, frozen=True, kw_only=True):
@@ -287,6 +344,25 @@ class ReadLog(Message, frozen=True, kw_only=True):
     offset: int
     limit_bytes: int = LOG_CHUNK_MAX_BYTES
     wait_s: float = 0.0
+
+
+class ReadOutput(Message, frozen=True, kw_only=True):
+    """Ask for both streams, or one, in the order of time, from these offsets on.
+
+    `since` starts no earlier than at the last mark before that time, `back_bytes` no earlier than
+    so many bytes before the end. A line that is not complete yet waits unless `partial`.
+    """
+
+    ask: int
+    key: AttemptKey
+    stream: str | None = None
+    stdout: int = 0
+    stderr: int = 0
+    since: float | None = None
+    back_bytes: int | None = None
+    limit_bytes: int = LOG_CHUNK_MAX_BYTES
+    wait_s: float = 0.0
+    partial: bool = False
 
 
 class Shutdown(Message, frozen=True, kw_only=True):
@@ -306,6 +382,8 @@ ToWorker: TypeAlias = (
     | Install
     | Uninstall
     | Sample
+    | ReadSeries
     | ReadLog
+    | ReadOutput
     | Shutdown
 )

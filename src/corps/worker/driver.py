@@ -16,27 +16,28 @@ import msgspec
 from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
-from corps.errors import CorpsError, error_of
+from corps.errors import CorpsError, Unavailable, error_of
 from corps.model.instance import InstanceState, Launchable
 from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instance_id
 from corps.store.blobs import BlobStore
 from corps.store.trees import LaunchPaths, Trees
 from corps.wire import keeper, worker
+from corps.worker.answers import answer_sample, answer_series
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
-from corps.worker.logs import Layout, read_log
+from corps.worker.layout import Layout
+from corps.worker.sampler import Sampler
 from corps.worker.state import WorkerFile, save
 from corps.worker.terms import spawn_terms
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
+from corps.worker.watch import Watch
 from corps.worker.witness import Witness
 
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
 REOPEN_S = 1.0
 PROGRESS_EVERY_S = 0.25
-SAMPLES_A_MESSAGE = 1_000
-FOLLOWERS_MAX = 256
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -51,7 +52,9 @@ class Home(NamedTuple):
     file: WorkerFile
     blobs: BlobStore
     trees: Trees
-    nice: int  # of what it starts: its own may be less
+    disk_reserve_bytes: int | None = None
+    sample_s: float = 0.0
+    nice: int = 0  # of what it starts: its own may be less
 
 
 class WorkerDriver:
@@ -68,10 +71,11 @@ class WorkerDriver:
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
         options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
         self._witness = Witness(self._layout, self._trees, clock)
+        self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
+        self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._followers = 0
         self._is_leaving = False
         self._peaks_at = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -82,6 +86,7 @@ class WorkerDriver:
     async def start(self) -> None:
         """Everything that still runs is adopted before the first word to a master."""
         await self._keeper.open()
+        self._spawn_task(self._sampler.run())
 
     def feed(self, event: ev.WorkerEvent) -> None:
         """One event through the core. A bug in it ends the daemon; the apps run on."""
@@ -99,8 +104,11 @@ class WorkerDriver:
         for message in messages:
             match message:
                 case worker.Sample():
-                    self._sample(message)
-                case worker.ReadLog():
+                    trees = (self._processes, self._sampler, lambda: self._totals)
+                    self._spawn_task(answer_sample(message, self.tell, *trees))
+                case worker.ReadSeries():
+                    self._spawn_task(answer_series(message, self.tell, self._sampler))
+                case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
                 case worker.Told():
                     _log.warning("the master says: %s", message.text)
@@ -121,6 +129,8 @@ class WorkerDriver:
             self._witness.tick()
         if peaks := self._processes.peaks(whole=whole):
             self.feed(ev.Peaks(peaks))
+        if self._watch_logs.is_due():
+            self._spawn_task(self._look_at_logs())
 
     async def close(self) -> None:
         """The daemon ends, the keeper and the apps go on."""
@@ -133,6 +143,7 @@ class WorkerDriver:
         self._processes.close()
         self._verdicts.close()
         self._witness.close()
+        self._watch_logs.close()
 
     # ---- effects
 
@@ -173,6 +184,9 @@ class WorkerDriver:
             _log.error("cannot note what the master said: %s", error)
 
     def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
+        if self._watch_logs.refusal is not None:
+            self._block(key, "log", errno.ENOSPC, self._watch_logs.refusal)
+            return
         stage = "files"
         try:
             paths = self._trees.launch_paths(launch.digest)
@@ -180,6 +194,7 @@ class WorkerDriver:
             terms = spawn_terms(launch.terms)
             stage = "log"
             work = self._layout.make(key)
+            self._watch_logs.expect(key, launch.terms.log_max_bytes)
         except CorpsError as error:
             self._block(key, stage, errno.ENOENT, error.message)
             return
@@ -237,6 +252,8 @@ class WorkerDriver:
                 self._loop.call_soon_threadsafe(self.tell, message)
 
         try:
+            if self._watch_logs.refusal is not None:
+                raise Unavailable(self._watch_logs.refusal)
             report = await asyncio.to_thread(
                 install, digest, self.dial, self._blobs, self._trees, on_progress
             )
@@ -268,6 +285,7 @@ class WorkerDriver:
 
     async def _remove_files(self, keys: tuple[AttemptKey, ...]) -> None:
         for key in keys:
+            self._watch_logs.forget(key)
             home = self._layout.home(key)
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
         self.feed(ev.Performed(worker.Removed(keys=keys)))
@@ -287,23 +305,29 @@ class WorkerDriver:
         self, messages: tuple[keeper.FromKeeper, ...], pidfds: dict[AttemptKey, int]
     ) -> None:
         messages = tuple(map(self._verdicts.complete, messages))
+        over: list[AttemptKey] = []
         for message in messages:
+            self._watch_logs.keeper_said(message)
             match message:
                 case keeper.Listing():
                     self._totals = message.totals
+                    self._sampler.keeper_pid = message.keeper_pid
+                    over += [kept.key for kept in message.attempts if not kept.is_live]
                     for kept in message.attempts:
                         self._watch(kept.key, kept.pid, pidfds)
                 case keeper.Spawned():
                     self._watch(message.key, message.pid, pidfds)
                 case keeper.Ended():
                     self._processes.drop(message.attempt.key)
+                    over.append(message.attempt.key)
                 case keeper.TotalsNow():
                     self._totals = message.totals
                 case keeper.Signaled() | keeper.Refused():
                     pass
                 case _:
                     assert_never(message)
-        self.feed(self._witness.testify(messages, self._is_over))
+        said = self._witness.testify(messages, self._is_over)
+        self.feed(msgspec.structs.replace(said, measured=self._sampler.ended(over)))
 
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
         pidfd = pidfds.pop(key, None)
@@ -332,29 +356,12 @@ class WorkerDriver:
 
     # ---- questions
 
-    def _sample(self, question: worker.Sample) -> None:
-        live = self._processes.sample(question.keys, with_peaks=question.with_peaks)
-        parts = [
-            tuple(live[at : at + SAMPLES_A_MESSAGE])
-            for at in range(0, len(live), SAMPLES_A_MESSAGE)
-        ] or [()]
-        for number, part in enumerate(parts, 1):
-            is_last = number == len(parts)
-            self.tell(
-                worker.Sampled(ask=question.ask, live=part, totals=self._totals, is_last=is_last)
-            )
+    async def _read_log(self, question: worker.ReadLog | worker.ReadOutput) -> None:
+        self.tell(await self._watch_logs.read(question))
 
-    async def _read_log(self, question: worker.ReadLog) -> None:
-        if self._followers >= FOLLOWERS_MAX:
-            self.tell(_busy(question))
-            return
-        self._followers += 1
-        try:
-            self.tell(
-                await read_log(self._layout, question, lambda: self._is_running(question.key))
-            )
-        finally:
-            self._followers -= 1
+    async def _look_at_logs(self) -> None:
+        if notes := await self._watch_logs.look():
+            self.feed(ev.Noticed(tuple(notes)))
 
     def _is_running(self, key: AttemptKey) -> bool:
         report = self.core.report(key)
@@ -373,13 +380,6 @@ class WorkerDriver:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not self.over.done():
             self.over.set_exception(error)
-
-
-def _busy(question: worker.ReadLog) -> worker.LogRead:
-    text = f"{FOLLOWERS_MAX} others read logs of this worker now: try again"
-    return worker.LogRead(
-        ask=question.ask, offset=0, data=b"", size_bytes=0, is_final=False, error=text
-    )
 
 
 def _no_master() -> socket.socket:

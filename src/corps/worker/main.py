@@ -8,7 +8,6 @@ import logging
 import random
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -69,18 +68,29 @@ def run(
         raise_descriptor_limit()
         nice = raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(directory, name, labels, address, nice))
+            runner.run(_run(settings, name, labels, address, nice))
 
 
 async def _run(
-    directory: Path, name: str, labels: dict[str, str], address: tuple[str, int], nice: int
+    settings: Settings, name: str, labels: dict[str, str], address: tuple[str, int], nice: int
 ) -> None:
+    directory = settings.worker_dir(name)
     file = begin(directory)
     hello = make_hello(name, labels, file)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
-    driver = WorkerDriver(core, Home(directory, name, file, blobs, trees, nice), Clock())
+    home = Home(
+        directory=directory,
+        name=name,
+        file=file,
+        blobs=blobs,
+        trees=trees,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+        sample_s=settings.sample_s,
+        nice=nice,
+    )
+    driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -7,7 +7,8 @@ import stat
 
 from corps.model.instance import LogLine
 from corps.model.name import AttemptKey
-from corps.worker.logs import STREAMS, Layout
+from corps.worker.attempt_log import STREAMS
+from corps.worker.layout import Layout
 
 LINES_MAX = 20  # of both streams
 CHARS_MAX = 2_000

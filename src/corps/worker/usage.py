@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import select
+from contextlib import suppress
 
 from corps.model.instance import RssSource, Usage
 from corps.model.name import AttemptKey
 from corps.wire.worker import LiveUsage
+from corps.worker.census import Leader, leader
 
 READ_BYTES = 4_096
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -38,6 +40,7 @@ class Processes:
         self._watched: dict[AttemptKey, tuple[int, int, int]] = {}
         self._unsampled: dict[AttemptKey, None] = {}
         self._peaks: dict[AttemptKey, int] = {}
+        self._leaders: dict[AttemptKey, Leader] = {}
 
     def watch(self, key: AttemptKey, pid: int, pidfd: int) -> bool:
         """Take over `pidfd`. Nothing is opened for a process that is gone already.
@@ -58,6 +61,8 @@ class Processes:
             return error.errno not in FULL
         self._watched[key] = (pidfd, stat, status)
         self._unsampled[key] = None
+        with suppress(ProcessLookupError):
+            self._leaders[key] = leader(pid, os.pread(stat, READ_BYTES, 0))
         if _has_ended(pidfd):
             # The pid may have been given to somebody else before we opened its files.
             self.drop(key)
@@ -67,7 +72,12 @@ class Processes:
         watched = self._watched.get(key)
         return watched[0] if watched else None
 
+    def leaders(self) -> dict[AttemptKey, Leader]:
+        """The first process of each attempt under watch."""
+        return dict(self._leaders)
+
     def drop(self, key: AttemptKey) -> None:
+        self._leaders.pop(key, None)
         self._unsampled.pop(key, None)
         self._peaks.pop(key, None)
         for fd in self._watched.pop(key, ()):

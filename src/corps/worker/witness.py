@@ -18,7 +18,7 @@ from corps.model.name import AttemptKey
 from corps.store.trees import Trees
 from corps.wire import keeper
 from corps.worker.diagnose import Launched, diagnose
-from corps.worker.logs import Layout
+from corps.worker.layout import Layout
 from corps.worker.machine import Gauge
 from corps.worker.oom import OomWatch
 from corps.worker.tail import last_lines

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -143,3 +145,45 @@ def test_a_full_disk_is_told_in_one_line() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "corps: cannot write the output: no space left on device\n"
+
+
+def test_csv_has_titles_empty_cells_and_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    class Row(NamedTuple):
+        text: str | None
+        number: float | None
+
+    rows = [
+        Row("=cmd()", 1.5),
+        Row("+1", -2.0),
+        Row("-x", None),
+        Row("@sum", 0),
+        Row(None, 1e-9),
+        Row('a "b", c', 3),
+        Row("plain\nnext\r\x1b[2J", 4),
+    ]
+    listing: Listing[Row] = Listing(lambda row: "x", (), render.csv_fields("text number"))
+    render.show(rows, listing, Output.CSV)
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [
+        "text,number",
+        "'=cmd(),1.5",
+        "'+1,-2.0",
+        "'-x,",
+        "'@sum,0",
+        ",1e-09",
+        '"a ""b"", c",3',
+        "plain\\nnext\\r\\x1b[2J,4",
+    ]
+    assert [row[0] for row in csv.reader(shown.splitlines())][6] == 'a "b", c'
+
+
+def test_csv_reads_fields_of_what_hangs_below_a_row() -> None:
+    listing: Listing[ListingHolder] = Listing(
+        lambda row: "x", (), render.csv_fields("name columns", lambda row: row.below, "b_")
+    )
+    rows = [ListingHolder(None), ListingHolder(Listing(str, ()))]
+    assert render.csv_text(rows, listing).splitlines()[:2] == ["b_name,b_columns", ","]
+
+
+class ListingHolder(NamedTuple):
+    below: Listing[object] | None

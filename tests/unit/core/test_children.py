@@ -29,6 +29,7 @@ from tests.support.build import (
     reports,
     told,
 )
+from tests.support.usage import a_measured
 
 S = InstanceState
 KEY = "web.1#1"
@@ -293,6 +294,13 @@ def test_the_image_before_exec_does_not_count_as_memory_of_the_program(
     assert told_usage is not None
     assert (told_usage.max_rss_bytes, told_usage.max_rss_source) == (expected, source)
     assert (told_usage.cpu_user_s, told_usage.cpu_system_s) == (1.0, 0.5)
+
+
+def test_what_a_tree_was_measured_to_use_is_told_with_its_death() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    said = ev.KeeperSaid((kw.Ended(attempt=kept_dead()),), measured=((KEY, a_measured()),))
+    assert reports(worker.step(said))[KEY].measured == a_measured()
 
 
 # ---- stop and kill

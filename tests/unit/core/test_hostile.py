@@ -22,6 +22,7 @@ from corps.model.instance import (
     Usage,
     Vanished,
 )
+from corps.model.series import Measured
 from corps.wire import keeper as kw
 from corps.wire import worker as wire
 from tests.support.build import DIGEST, AMaster, AWorker, a_hello, a_report, kept
@@ -89,7 +90,15 @@ class Liar:
             delivered=tuple(sent),
             death=self.death(),
             usage=self.usage(),
+            measured=self.measured(),
         )
+
+    def measured(self) -> Measured | None:
+        if self.rng.random() < 0.5:
+            return None
+        times = {name: self.any(TIMES[1:]) for name in ("at", "cpu_user_s", "cpu_system_s")}
+        fields = {name: self.any(NUMBERS) for name in Measured.__struct_fields__}
+        return Measured(**{**fields, **times})
 
     def reports(self) -> tuple[wire.Report, ...]:
         return tuple(self.report() for _ in range(self.rng.randrange(4)))

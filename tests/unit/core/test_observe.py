@@ -24,6 +24,7 @@ from corps.model.instance import (
     Vanished,
 )
 from corps.wire import worker as wire
+from corps.wire.output import Note
 from tests.support.build import (
     NOW,
     AMaster,
@@ -489,3 +490,22 @@ def test_who_asked_for_which_signal_is_kept_with_the_attempt() -> None:
         master.order(Signal(targets=(instance.id,), signal=10), f"c-{number}")
     asks = master.instance(instance.id).asks
     assert len(asks) == ASKS_MAX and asks[-1].command == "c-29"
+
+
+def test_what_a_worker_noticed_is_an_event_of_its_own_or_of_its_instances() -> None:
+    master = AMaster()
+    session, other = master.join(), master.join("w2")
+    (instance,) = master.launch()
+    assert instance.worker == "w1"
+    mine = Note(kind="log-truncated", subject=instance.id, message="x" * 5_000)
+    disk = Note(kind="disk-low", subject=None, message="nearly full")
+    master.hear(session, wire.Noted(notes=(mine, disk)))
+    assert master.events(instance.id) == ["placed", "log-truncated"]
+    assert master.events("w1") == ["worker-ready", "disk-low"]
+    assert max(len(event.message) for event in master.core.cluster.events) <= 1_000
+    master.hear(other, wire.Noted(notes=(mine,)))
+    strange = Note(kind="died", subject=instance.id, message="so I say")
+    nobody = Note(kind="log-cut", subject="no.1", message="?")
+    master.hear(session, wire.Noted(notes=(strange, nobody)))
+    assert master.events(instance.id) == ["placed", "log-truncated"]
+    assert master.events("no.1") == master.events("w2")[1:] == []

@@ -227,6 +227,25 @@ def test_earlier_attempts_are_told_in_a_line_and_clocks_may_differ() -> None:
     ]
 
 
+def test_what_follows_a_death_is_told_after_it() -> None:
+    certificate = a_death(Exited(code=1))
+    events = [
+        an_event(NOW + 2, "worker-suspect", "one beat", "w1"),
+        an_event(NOW + 3.1, "died", "exited 1"),
+        an_event(NOW + 3.1, "restart", "attempt 2 in 1.0 s: always"),
+        an_event(NOW + 4.0, "worker-lost", "two beats", "w1"),
+        an_event(NOW + 5.0, "conflict", "reported again"),
+    ]
+    chain = texts(tell(certificate, (), events))
+    assert chain[4:] == [
+        "w1 became suspect: one beat",
+        "died after 2.200 s: exited 1",
+        "cause: itself",
+        "attempt 2 in 1.0 s: always",
+        "reported again",
+    ]
+
+
 def test_a_signal_of_which_it_is_not_known_who_sent_it_names_all() -> None:
     again = msgspec.structs.replace(HUP, by="dan")
     instance = an_instance(asks=(HUP, again), delivered=(Delivered(signal=1, at=NOW + 2),))
@@ -245,6 +264,7 @@ def test_of_many_events_the_last_are_told() -> None:
     ("state", "facts", "words"),
     [
         (InstanceState.PENDING, {}, "waits for its worker to begin"),
+        (InstanceState.PENDING, {"not_before": NOW}, "attempt 2 begins at 2025-06-15T15:06:40.0"),
         (InstanceState.FETCHING, {}, "waits for the files that are on their way"),
         (InstanceState.STARTING, {}, "is being started by its keeper"),
         (InstanceState.RUNNING, {}, "runs as pid 100 for 1m40s, sleeping"),

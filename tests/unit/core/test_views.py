@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from corps.core.records import Event
+from corps.core.usage import view_instance_usage
 from corps.core.views import (
     rfc3339,
     view_event,
     view_instance,
-    view_instance_usage,
     view_usage,
     view_worker,
 )

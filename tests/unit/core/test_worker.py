@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from corps.core import events as ev
-from corps.core.worker import DIGESTS_A_PART, REPORTS_A_PART
+from corps.core.worker import DIGESTS_A_PART, NOTES_MAX, REPORTS_A_PART
 from corps.model.instance import InstanceState, SpawnFailed
 from corps.wire import keeper as kw
 from corps.wire import worker as wire
+from corps.wire.output import Note
 from tests.support.build import (
     CLUSTER,
     DIGEST,
@@ -128,6 +129,23 @@ def test_questions_are_the_drivers() -> None:
     worker = a_ready_worker()
     assert worker.obey(wire.Sample(ask=1)) == []
     assert worker.obey(wire.ReadLog(ask=1, key=KEY, stream="stdout", offset=0)) == []
+    assert worker.obey(wire.ReadOutput(ask=1, key=KEY)) == []
+
+
+def test_what_operators_should_hear_is_told_when_there_is_a_master() -> None:
+    worker = AWorker()
+    note = Note(kind="disk-low", subject=None, message="nearly full")
+    assert worker.step(ev.Noticed((note,))) == []
+    worker.keeper_lists()
+    worker.step(ev.Linked())
+    assert told(worker.welcome(), wire.Noted) == [wire.Noted(notes=(note,))]
+    assert worker.step(ev.Noticed((note, note))) == [ev.Tell(wire.Noted(notes=(note, note)))]
+    worker.step(ev.Unlinked())
+    for _ in range(NOTES_MAX + 1):
+        assert worker.step(ev.Noticed((note,))) == []
+    worker.step(ev.Linked())
+    (said,) = told(worker.welcome(), wire.Noted)
+    assert len(said.notes) == NOTES_MAX
 
 
 def test_nobody_is_obeyed_before_the_welcome() -> None:

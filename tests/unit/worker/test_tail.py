@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from corps.model.instance import LogLine
-from corps.worker.logs import Layout
+from corps.worker.layout import Layout
 from corps.worker.tail import CHARS_MAX, LINE_CHARS_MAX, LINES_MAX, last_lines
 
 KEY = "web.1#1"

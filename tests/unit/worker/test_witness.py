@@ -17,7 +17,7 @@ from corps.store.trees import Trees
 from corps.wire import keeper as kw
 from corps.wire.codec import FRAME_MAX_BYTES, encode_frame
 from corps.wire.worker import Changed, Totals
-from corps.worker.logs import Layout
+from corps.worker.layout import Layout
 from corps.worker.tail import CHARS_MAX, LINES_MAX
 from corps.worker.witness import ARGV_CHARS_MAX, Witness
 from tests.support.build import NOW, a_death_report, kept, kept_dead

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corps.worker.logs import ATTEMPTS_KEPT, STREAMS, Layout
+from corps.worker.attempt_log import STREAMS
+from corps.worker.layout import ATTEMPTS_KEPT, Layout
 
 
 def test_the_logs_of_the_newest_attempts_stay_and_no_other_file_goes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, crash_loop, gated, limits, logs, usage
+from bench import beats, crash_loop, detection, endurance, gated, limits, logs, usage
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -151,6 +151,11 @@ def many_beats() -> None:
     record("5,000 workers beating every 2 s, share of a core", found["share"] * 100, "%", 10, limit)
 
 
+def detect_and_endure() -> None:
+    for row in (*detection.measure(100, 60.0), *endurance.measure(1_000, 6_000)):
+        record(*row)
+
+
 def main() -> None:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, "
     machine += f"Python {platform.python_version()}"
@@ -166,6 +171,7 @@ def main() -> None:
     many_beats()
     logs.run(record)
     sampler()
+    detect_and_endure()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     build = Path("build")
     build.mkdir(exist_ok=True)

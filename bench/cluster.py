@@ -76,6 +76,14 @@ def pss_kib(pid: int) -> int:
     raise RuntimeError(f"no Pss of {pid}")
 
 
+def anonymous_kib(pid: int) -> int:
+    """Memory of its own: what no file and no other process has."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"no anonymous memory of {pid}")
+
+
 def cpu_s(pid: int) -> float:
     """User and system CPU time of one process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -16,7 +16,7 @@ import msgspec
 from corps.clock import Clock
 from corps.config import Settings, load_settings
 from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
-from corps.model import view
+from corps.model import output_view, view
 from corps.model.command import (
     Accepted,
     AnyCommand,
@@ -219,7 +219,7 @@ class Client:
         """How far a copy under way is, per worker."""
         return self._read(f"/v1/progress/{quote(command, safe='')}", (), list[view.CopyView])
 
-    def log(self, slice: LogSlice, wait_s: float = 0.0) -> tuple[view.LogChunkView, bytes]:
+    def log(self, slice: LogSlice, wait_s: float = 0.0) -> tuple[output_view.LogChunkView, bytes]:
         """Bytes of a log and where they are; `wait_s` waits for the first new byte.
 
         The chunk may begin after the offset asked for: what is older is gone then.
@@ -231,7 +231,7 @@ class Client:
         answer = self._ask(Request("GET", path, query, None, wait_s))
         return _log_chunk(answer), answer.body
 
-    def output(self, slice: OutputSlice, wait_s: float = 0.0) -> view.OutputView:
+    def output(self, slice: OutputSlice, wait_s: float = 0.0) -> output_view.OutputView:
         """The next pieces of output in the order of time; `wait_s` waits for the first."""
         query: list[tuple[str, str | int | float]] = [("wait_s", wait_s)]
         for name in slice.__struct_fields__[1:]:
@@ -239,7 +239,7 @@ class Client:
             if value is not None:
                 query.append((name, int(value) if isinstance(value, bool) else value))
         path = f"/v1/instances/{quote(slice.instance, safe='')}/output"
-        return self._read(path, query, view.OutputView, wait_s)
+        return self._read(path, query, output_view.OutputView, wait_s)
 
     def shutdown(self, workers: Sequence[str]) -> None:
         """End these worker daemons with their keepers, then the master. Apps should be dead."""
@@ -297,9 +297,9 @@ def _refusal(answer: Answer) -> CorpsError:
     return error_of(failure.code, failure.message, failure.details)
 
 
-def _log_chunk(answer: Answer) -> view.LogChunkView:
+def _log_chunk(answer: Answer) -> output_view.LogChunkView:
     try:
-        return view.LogChunkView(
+        return output_view.LogChunkView(
             offset=int(answer.headers["X-Corps-Offset"]),
             next_offset=int(answer.headers["X-Corps-Next-Offset"]),
             size_bytes=int(answer.headers["X-Corps-Size"]),

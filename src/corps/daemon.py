@@ -7,6 +7,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from corps.errors import Conflict, Unavailable
 
 BACKLOG = 128
+NICE = -10
 
 
 def refuse_optimized() -> None:
@@ -47,6 +49,23 @@ def hold_lock(directory: Path, noun: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def raise_descriptor_limit() -> None:
+    """A descriptor for each connection, three for each process under watch: all we may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def raise_priority() -> int:
+    """Beat also when apps take all there is, as far as we may; returns the nice of before.
+
+    What a daemon starts must be given that one again.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(before, NICE))
+    return before
 
 
 def settle_memory() -> None:

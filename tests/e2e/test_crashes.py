@@ -156,6 +156,15 @@ def test_a_second_daemon_on_the_same_directory_says_so(alone: Cluster) -> None:
     assert done.returncode == 5 and "already runs" in done.stderr
 
 
+def test_a_daemon_may_go_before_the_apps_and_no_app_inherits_that(alone: Cluster) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, alone.pid("w1")) <= own
+    alone.copy("/usr/bin/nice")
+    instance = alone.launch_one("nice")
+    alone.wait_dead(instance.id)
+    assert alone.log_of(instance.id) == f"{own}\n"
+
+
 def _launch_in_background(alone: Cluster, ledger: Path, count: int) -> list[object]:
     """Launch `count` from a thread, through a client that outlives the master."""
     answer: list[object] = []

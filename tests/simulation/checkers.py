@@ -252,14 +252,17 @@ class Witness:
         host, key = self._hosts[certificate.worker], certificate.key
         knowable = process is None or process.is_alive
         if "reboot" in death.reason:
-            self._require(host.boots > 0, f"{key}: no reboot")
+            self._require(host.boots + host.clones > 0, f"{key}: no reboot")
         elif "state directory" in death.reason:
-            self._require(host.wipes > 0, f"{key}: no other state")
+            self._require(host.wipes + host.clones > 0, f"{key}: no other state")
+        elif any(text in death.reason for text in ("set back", "of how it ended", "is a copy")):
+            self._require(host.restores + host.clones > 0, f"{key}: nothing was set back")
         else:
             self._require("keeper" in death.reason and not knowable, f"{key}: {death}, {process}")
         self._require(not (death.may_have_run and key in self._seen), f"{key}: it was seen running")
         lives = process is not None and process.is_alive
-        self._require(death.may_still_run or not lives, f"{key}: lives, and is said to be over")
+        over = death.may_still_run or not lives or host.whole_clones > 0
+        self._require(over, f"{key}: lives, and is said to be over")
         if not death.may_have_run:
             ran = self._kernel.executions.get(key, 0) == 1
             self._require(ran, f"{key}: nobody can have seen it run: {death}")
@@ -269,7 +272,9 @@ class Witness:
         id, _, attempt = process.key.partition("#")
         before = self._running.get(id)
         alone = before is None or not before.is_alive
-        self._require(alone, f"{process.key} runs beside {before}")
+        # While the first is out of reach, a machine cloned whole seems to be booted anew.
+        seems_alone = self._hosts[process.host.partition(".")[0]].whole_clones > 0
+        self._require(alone or seems_alone, f"{process.key} runs beside {before}")
         is_told = attempt == "1" or f"{id}#{int(attempt) - 1}" in self._certified
         self._require(is_told, f"{process.key} runs before the last death is recorded")
         self._running[id] = process

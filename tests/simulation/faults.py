@@ -18,6 +18,7 @@ class Chaos:
     ) -> None:
         self._world, self._network = world, network
         self._master, self._workers = master, workers
+        self.clones: list[WorkerHost] = []
         self._pace_s = world.delay(0.2, 4.0)  # some seeds are rough, some nearly quiet
         self._faults: list[tuple[int, Callable[[], None]]] = [
             (6, master.crash),
@@ -29,6 +30,8 @@ class Chaos:
             (3, self._crash_both),
             (4, lambda: self._worker().reboot()),
             (1, lambda: self._worker().wipe()),
+            (2, self._restore),
+            (1, self._clone),
             (10, self._cut),
             (8, lambda: self._worker().hang_up()),
             (8, self._stall),
@@ -51,6 +54,23 @@ class Chaos:
                 self._network.block(host.name, way, is_blocked=False)
             if host.is_frozen:
                 host.thaw()
+        for clone in self.clones:
+            clone.retire()
+
+    def _restore(self) -> None:
+        """Of what was backed up a while ago; most backups are never needed."""
+        host = self._worker()
+        host.back_up()
+        self._world.after(self._world.delay(0.0, 10.0), lambda: self._put_back(host))
+
+    def _put_back(self, host: WorkerHost) -> None:
+        if not self._world.is_calm:
+            host.restore()
+
+    def _clone(self) -> None:
+        clone = self._worker().clone()
+        self.clones.append(clone)
+        self._world.after(self._world.delay(0.1, 15.0), clone.retire)
 
     def _next(self) -> None:
         if self._world.is_calm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from corps.core import events as ev
@@ -29,19 +29,43 @@ class Disk:
     state_id: str
     journal: Journal
     cluster: str | None = None
+    incarnation: int = 0
+    epoch: int = 0
+    life: str = ""
+    heard_seq: int = 0
+    is_copy: bool = False
     installed: dict[str, None] = field(default_factory=dict)
     files: dict[str, None] = field(default_factory=dict)  # attempts that have a log
+
+    def copy(self) -> Disk:
+        """As `cp -a` makes it; what it says of processes is true of the same processes."""
+        return replace(
+            self,
+            journal=self.journal.copy(),
+            is_copy=True,
+            installed=dict(self.installed),
+            files=dict(self.files),
+        )
 
 
 class WorkerHost:
     """One machine. Everything that happens to a life of its daemon ends with that life."""
 
-    def __init__(
-        self, world: World, kernel: Kernel, network: Network, name: str, master: Listener
+    def __init__(  # a clone has a machine of its own
+        self,
+        world: World,
+        kernel: Kernel,
+        network: Network,
+        name: str,
+        master: Listener,
+        place: str = "",
     ) -> None:
         self._world, self._kernel, self._network = world, kernel, network
         self.name, self._master = name, master
-        self.boots = self.wipes = 0
+        self.place = place or name  # the machine: a clone has the name of another
+        self.boots = self.wipes = self.restores = self.clones = self.whole_clones = 0
+        self.backup: Disk | None = None
+        self.is_retired = False
         self.disk = Disk(state_id=self._state_id(), journal=Journal(self.boot_id))
         self.core: WorkerCore | None = None
         self.keeper: Keeper | None = None
@@ -54,14 +78,15 @@ class WorkerHost:
 
     @property
     def boot_id(self) -> str:
-        return f"boot-{self.name}-{self.boots}"
+        return f"boot-{self.place}-{self.boots}"
 
     # ---- lives
 
     def start(self) -> None:
-        if self.core is not None:
+        if self.core is not None or self.is_retired:
             return
         self._life += 1
+        self.disk.incarnation += 1
         hello = wire.Hello(
             protocol=1,
             name=self.name,
@@ -72,6 +97,12 @@ class WorkerHost:
             cpu_count=2,
             memory_bytes=1 << 30,
             version="0.1.0",
+            incarnation=self.disk.incarnation,
+            process_id=f"{self.place}-{self._life}",
+            is_copy=self.disk.is_copy,
+            epoch=self.disk.epoch,
+            life=self.disk.life,
+            heard_seq=self.disk.heard_seq,
         )
         self.core = WorkerCore(hello, self.disk.installed)
         self._world.note(self.name, f"worker starts, life {self._life}")
@@ -104,9 +135,7 @@ class WorkerHost:
         if self.keeper is not None:
             self.keeper.crash()
             self.keeper = None
-        for process in self._kernel.alive(self.name):
-            process.on_end = None
-            self._kernel.end(process, 9)
+        self._end_all()
         self.boots += 1
         self.disk.journal.lose_since(self._world.now - self._world.delay(0, 3.0))
 
@@ -117,6 +146,50 @@ class WorkerHost:
         self.keeper = None
         self.wipes += 1
         self.disk = Disk(state_id=self._state_id(), journal=Journal(self.boot_id))
+
+    def back_up(self) -> None:
+        self.backup = self.disk.copy()
+
+    def restore(self) -> None:
+        """An older copy of the state directory is put back; what ran goes on."""
+        if self.backup is None:
+            return
+        self._world.note(self.name, "state directory restored")
+        if self.keeper is not None:
+            self.keeper.crash()
+            self.keeper = None
+        self.crash()
+        self.restores += 1
+        self.disk = self.backup.copy()
+        self.disk.state_id = self.backup.state_id
+
+    def clone(self) -> WorkerHost:
+        """Another machine with a copy of this one's disk: made whole, or file by file."""
+        self._world.note(self.name, "is cloned")
+        self.clones += 1
+        place = f"{self.name}.clone{self.clones}"
+        world, kernel, network = self._world, self._kernel, self._network
+        made = WorkerHost(world, kernel, network, self.name, self._master, place)
+        made.disk = self.disk.copy()
+        made.disk.is_copy = world.rng.random() < 0.5
+        self.whole_clones += not made.disk.is_copy
+        made.start()
+        return made
+
+    def retire(self) -> None:
+        """The machine is taken away for good."""
+        self._world.note(self.place, "is taken away")
+        self.is_retired = True
+        self.crash()
+        if self.keeper is not None:
+            self.keeper.crash()
+            self.keeper = None
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for process in self._kernel.alive(self.place):
+            process.on_end = None
+            self._kernel.end(process, 9)
 
     def freeze(self) -> None:
         self.is_frozen = True
@@ -159,7 +232,7 @@ class WorkerHost:
         life = self._life
         if self.line is None:
             caller = _Caller(self, life)
-            self._network.dial(self.name, caller, self._master, lambda: self._redial(life))
+            self._network.dial(self.place, caller, self._master, lambda: self._redial(life))
 
     def _redial(self, life: int) -> None:
         if life == self._life:
@@ -216,7 +289,9 @@ class WorkerHost:
             case ev.RemoveFiles():
                 self._later(self._world.delay(0.0, 0.1), lambda: self._remove(effect.keys))
             case ev.Adopt():
-                self.disk.cluster = effect.cluster
+                self.disk.cluster, self.disk.is_copy = effect.cluster, effect.is_copy
+                self.disk.epoch, self.disk.life = effect.epoch, effect.life
+                self.disk.heard_seq = effect.heard_seq
             case ev.Leave():
                 self.refusals += 1
                 self.crash()
@@ -282,7 +357,8 @@ class WorkerHost:
 
     def _start_keeper(self) -> None:
         journal = self.disk.journal
-        self.keeper = Keeper(self._world, self._kernel, self.name, journal, self.boot_id)
+        journal.is_copy = self.disk.is_copy
+        self.keeper = Keeper(self._world, self._kernel, self.place, journal, self.boot_id)
         self._connect_keeper(self.keeper)
 
     def _connect_keeper(self, keeper: Keeper) -> None:

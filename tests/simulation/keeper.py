@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from corps.wire import keeper as wire
@@ -49,6 +49,7 @@ class Entry:
     ended_at: float | None = None
     signals: list[wire.KeptSignal] = field(default_factory=list)
     sending: wire.KeptSignal | None = None
+    is_elsewhere: bool = False
     waiting: list[int] = field(default_factory=list)  # signals for when it has executed
 
 
@@ -59,6 +60,14 @@ class Journal:
     boot_id: str
     entries: dict[str, Entry] = field(default_factory=dict)
     forgotten: deque[tuple[float, Entry]] = field(default_factory=lambda: deque(maxlen=20))
+    is_copy: bool = False  # then its marks are older than it
+
+    def copy(self) -> Journal:
+        entries = {
+            key: replace(entry, signals=list(entry.signals), waiting=[])
+            for key, entry in self.entries.items()
+        }
+        return Journal(self.boot_id, entries)
 
     def lose_since(self, at: float) -> None:
         """A power loss: what was written after `at` is not there, not even the forgetting."""
@@ -109,8 +118,10 @@ class Keeper:
         self.is_up = False
         self._world.note(self._name, "keeper crashes")
         for entry in self._journal.entries.values():
+            if not entry.is_live:
+                continue
             entry.process.on_end = None
-            if entry.is_live and entry.right is Right.UNUSED:
+            if entry.right is Right.UNUSED:
                 self._kernel.end(entry.process, 126 << 8)  # its gate closes: it never executes
         if self._on_gone is not None:
             self._world.after(self._hop_s(), self._on_gone)
@@ -123,12 +134,16 @@ class Keeper:
         for entry in list(self._journal.entries.values()):
             if not entry.is_live:
                 continue
-            if not is_same_boot:
-                self._bury(entry, lost="machine rebooted", executed=True)
-            elif entry.right is Right.USED and entry.process.is_alive:
-                entry.executed = True
+            if not is_same_boot:  # a clone's processes are another machine's
+                entry.is_live, entry.lost, entry.executed = False, "machine rebooted", True
+                if self._journal.is_copy:
+                    entry.lost, entry.is_elsewhere = "its journal is a copy", True
+                entry.ended_at = entry.written_at = self._world.now
+            elif entry.process.executed and entry.process.is_alive:
+                entry.executed, entry.right = True, Right.USED  # its environment says so
                 entry.process.on_end = lambda entry=entry: self._lose(entry)
-            elif entry.right is Right.USED:
+            elif entry.right is Right.USED or self._journal.is_copy:
+                self._kernel.end(entry.process, 9)
                 self._bury(entry, lost="ended while no keeper was there", executed=True)
             else:
                 stage = "execve" if entry.right is Right.FAILED else "never_executed"
@@ -324,7 +339,7 @@ class Keeper:
 def _told(entry: Entry) -> wire.KeptAttempt:
     return wire.KeptAttempt(
         key=entry.key,
-        pid=entry.process.pid,
+        pid=0 if entry.is_elsewhere else entry.process.pid,
         note=entry.note,
         forked_at=entry.forked_at,
         is_live=entry.is_live,

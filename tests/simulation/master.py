@@ -90,7 +90,9 @@ class MasterHost:
         self._decided, self._is_committing = [], False
         meta, records = self.store.load()
         rng = Random(self._world.rng.getrandbits(32))
-        self.core = MasterCore(Cluster(meta, records), HEARTBEAT_S, self._world.now, rng)
+        self.core = MasterCore(
+            Cluster(meta, records), HEARTBEAT_S, self._world.now, rng, life=f"life-{self._life}"
+        )
         self.heard = dict.fromkeys(self.core.cluster.workers, self.ticks)
         self._world.note("master", f"starts, life {self._life}")
         self.on_start(self.core)

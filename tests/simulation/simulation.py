@@ -121,7 +121,7 @@ class Simulation:
                 continue
             if not entry.is_live:
                 yield f"{host.name}: the keeper still remembers {entry.key}"
-            elif instance is None or not instance.is_live:
+            elif not host.clones and (instance is None or not instance.is_live):
                 yield f"{host.name}: {entry.key} runs, and the master has it {instance}"
         for key in host.disk.files:
             report = host.core.report(key)
@@ -141,7 +141,7 @@ class Simulation:
         used = {instance.launch.digest for instance in core.cluster.live_on(host.name)}
         there = set(host.disk.installed)
         told = {digest for digest in wanted | there if host.name in core.holders(digest)}
-        if not there <= wanted | used:
+        if not there <= wanted | used and not host.clones:  # a stray may use them
             yield f"{host.name} has files nobody wants: {sorted(there - wanted - used)}"
         if told != there:
             yield f"{host.name} has {sorted(there)}, the master believes {sorted(told)}"
@@ -156,17 +156,24 @@ class Simulation:
                 yield f"{instance.id} is alive after stop --all"
         for process in self.kernel.alive():
             known = core.cluster.instances.get(process.key.partition("#")[0])
-            # What ran when its worker's state was wiped is a stray: left alone, by design.
-            stray = known is None or isinstance(known.death, Vanished)
-            if not (stray and any(h.wipes for h in self.workers if h.name == process.host)):
+            # What ran when its worker's state was another is a stray: left alone, by design.
+            is_earlier = known is not None and known.key != process.key
+            stray = known is None or is_earlier or isinstance(known.death, Vanished)
+            if not (stray and any(_has_strays(h) for h in self.workers if h.name == process.host)):
                 yield f"{process} is alive after stop --all"
 
     def _remains(self) -> Iterator[str]:
         yield from self._unsettled()
         core = self.master.core
         if core is not None:
-            for id in core.cluster.instances:
-                yield f"{id} is remembered after rm --all"
+            clones = {host.name for host in self.workers if host.clones}
+            for id, instance in core.cluster.instances.items():
+                if instance.worker not in clones:
+                    yield f"{id} is remembered after rm --all"
         for host in self.workers:
-            if host.core is not None and host.core.live():
+            if host.core is not None and host.core.live() and not host.clones:
                 yield f"{host.name} believes {host.core.live()}"
+
+
+def _has_strays(host: WorkerHost) -> bool:
+    return bool(host.wipes or host.restores or host.clones)

@@ -35,6 +35,7 @@ NOW = 1_750_000_000.0
 HEARTBEAT_S = 1.0
 DIGEST = "1" * 64
 CLUSTER = "c-1"
+LIVES = itertools.count(1)  # no two masters of a test have the same name
 
 T = TypeVar("T")
 
@@ -156,12 +157,15 @@ def delivered(*signals: int, at: float = NOW) -> tuple[Delivered, ...]:
 class AMaster:
     """A MasterCore, its clock, its store, and everything it said."""
 
-    def __init__(self, records: Iterable[Record] = (), now: float = NOW) -> None:
+    def __init__(
+        self, records: Iterable[Record] = (), now: float = NOW, *, accepts_rollback: bool = False
+    ) -> None:
         self.now = now
         self.said: list[ev.MasterEffect] = []
         self._stored: dict[tuple[str, str], Record] = {}
         self._sessions = itertools.count(1)
         self._orders = itertools.count(1)
+        self._accepts_rollback = accepts_rollback
         meta = Meta(cluster=CLUSTER, epoch=0)
         for record in (meta, *records):
             self._stored[record_key(record)] = record
@@ -272,7 +276,14 @@ class AMaster:
     def _begin(self) -> MasterCore:
         meta = self._stored[("meta", "cluster")]
         assert isinstance(meta, Meta)
-        core = MasterCore(Cluster(meta, self._stored.values()), HEARTBEAT_S, self.now, Random(0))
+        core = MasterCore(
+            Cluster(meta, self._stored.values()),
+            HEARTBEAT_S,
+            self.now,
+            Random(0),
+            life=f"life-{next(LIVES)}",
+            accepts_rollback=self._accepts_rollback,
+        )
         core.check()
         self._carry_out(core.begin())
         return core

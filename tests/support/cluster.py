@@ -35,14 +35,20 @@ class Cluster:
 
     # ---- daemons
 
-    def start_master(self, *, listen: str = "", insecure: bool = False) -> None:
+    def start_master(
+        self,
+        *more: str,
+        listen: str = "",
+        insecure: bool = False,
+        prefix: Sequence[str] = (),
+    ) -> None:
         """Start the master; again on the same port after a kill."""
         where = listen or self.address or "127.0.0.1:0"
         address_file = self.settings.master_dir / "address"
         address_file.unlink(missing_ok=True)
         flags = ["--insecure-network"] if insecure else []
         beat = ["--heartbeat", str(BEAT_S)]
-        self._start("master", ["master", "--listen", where, *beat, *flags])
+        self._start("master", ["master", "--listen", where, *beat, *flags, *more], prefix)
         until(lambda: address_file.exists() or self._check_alive("master"))
         self.address = address_file.read_text().strip()
 
@@ -66,6 +72,7 @@ class Cluster:
         return self._daemons[name].poll()
 
     def pid(self, name: str) -> int:
+        """Of one daemon that this test started."""
         return self._daemons[name].pid
 
     def pids(self) -> list[int]:

@@ -20,15 +20,8 @@ from corps.clock import Clock
 from corps.config import Settings
 from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, TimedOut, Unavailable
 from corps.model.command import Accepted, Failure, Instances, Kill, Removed, Submission
-from corps.model.view import (
-    CompareView,
-    GoneView,
-    LogChunkView,
-    OutputView,
-    PieceView,
-    StreamView,
-    WorkerView,
-)
+from corps.model.output_view import GoneView, LogChunkView, OutputView, PieceView, StreamView
+from corps.model.view import CompareView, WorkerView
 from tests.support.waiting import until
 
 WORKER = WorkerView(

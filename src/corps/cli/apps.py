@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import click
 
 from corps.cli import render
-from corps.cli.moment import unix
 from corps.cli.operator import Operator
 from corps.cli.options import (
     TARGET,
@@ -20,7 +19,6 @@ from corps.cli.options import (
     verb,
 )
 from corps.cli.render import MISSING, Column, Listing, Output
-from corps.clock import Clock
 from corps.errors import Failed, TimedOut, Unavailable
 from corps.model.command import GRACE_MAX_S
 from corps.model.instance import Cause, InstanceState
@@ -110,8 +108,8 @@ def next_attempt(row: InstanceView) -> str | None:
     """When one that waits for its next attempt begins it; its worker must be usable then."""
     if row.not_before is None:
         return None
-    left_s = unix(row.not_before) - Clock()()
-    when = f"in {left_s:.1f} s" if left_s > 0 else f"as soon as {row.worker} is ready,"
+    left_s = row.waits_s
+    when = f"in {left_s:.1f} s" if left_s else f"as soon as {row.worker} is ready,"
     return f"attempt {row.attempt + 1} {when}"
 
 
@@ -147,10 +145,7 @@ def _enforced(row: InstanceView) -> str:
 
 def _ran(row: InstanceView) -> str:
     """How long it ran, or has been running."""
-    if row.started_at is None:
-        return MISSING
-    ended = Clock()() if row.ended_at is None else unix(row.ended_at)
-    return render.duration(max(0.0, ended - unix(row.started_at)))
+    return render.duration(row.ran_s)
 
 
 def _cpu(row: InstanceView) -> str:

@@ -58,7 +58,7 @@ def audit(operator: Operator, **options: Unpack[AuditOptions]) -> None:
         return
     if options["is_all"]:
         Aim(targets, options["is_all"]).check()
-    since = None if options["since"] is None else parse_since(options["since"])
+    since = None if options["since"] is None else parse_since(options["since"], operator.now)
     is_json = output in (Output.JSON, Output.JSONL)
     wants = options["has_series"] or options["is_plot"] or (is_json and bool(targets))
     rows = operator.client.audit(targets, since, with_series=wants)

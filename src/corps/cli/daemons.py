@@ -46,6 +46,7 @@ class WorkerOptions(TypedDict):
 @click.option("--api", metavar="HOST:PORT", help="Not yet: HTTPS for operators.")
 @heartbeat_option
 @insecure_option
+@click.option("--accept-rollback", is_flag=True, help="Go on from an older copy of state.db.")
 @click.pass_obj
 def master(
     operator: Operator,
@@ -53,6 +54,7 @@ def master(
     api: str | None,
     heartbeat: float | None,
     insecure_network: bool,
+    accept_rollback: bool,
 ) -> None:
     """Run the master in the foreground; prints its addresses and how workers join."""
     if api is not None:
@@ -61,7 +63,7 @@ def master(
     parse_address(settings.listen)
     from corps.master.main import run  # noqa: PLC0415  # half a second that only the master costs
 
-    run(settings, insecure_network=insecure_network)
+    run(settings, insecure_network=insecure_network, accepts_rollback=accept_rollback)
 
 
 @verb("worker")

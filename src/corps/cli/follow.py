@@ -20,7 +20,8 @@ from corps.cli.output import Display, Lines, Source, after, last_lines, lines_of
 from corps.client import Client, OutputSlice
 from corps.errors import CorpsError, Invalid, NotFound, Unavailable
 from corps.model.instance import InstanceState
-from corps.model.view import GoneView, InstanceView
+from corps.model.output_view import GoneView
+from corps.model.view import InstanceView
 
 T = TypeVar("T")
 FOLLOWED_MAX = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 
 from corps.clock import Clock
 from corps.errors import Malformed
@@ -12,11 +13,14 @@ UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _AGO = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd])")
 
 
-def parse_since(text: str) -> float:
-    """`10m` ago or `2026-11-23T13:28:00Z` -> unix seconds. Raise Malformed naming the formats."""
+def parse_since(text: str, now: Callable[[], float] | None = None) -> float:
+    """`10m` ago or `2026-11-23T13:28:00Z` -> unix seconds. Raise Malformed naming the formats.
+
+    `now` tells what the master's clock says: ours may have been stepped.
+    """
     match = _AGO.fullmatch(text)
     if match is not None:
-        return Clock()() - float(match[1]) * UNITS_S[match[2]]
+        return (Clock() if now is None else now)() - float(match[1]) * UNITS_S[match[2]]
     try:
         return unix(text)
     except (ValueError, OverflowError):

@@ -49,6 +49,10 @@ class Operator:
             id, self._client.under_way = self._client.under_way, None
             render.error(f"command {id} goes on; 'corps events' tells what comes of it")
 
+    def now(self) -> float:
+        """What the master's clock says, which is what it shows times on."""
+        return self.client.status().now
+
     def elsewhere(self, **flags: str | None) -> Operator:
         """The same operator with another master, for one command."""
         other = Operator(**{**self._flags, **flags})

@@ -12,7 +12,7 @@ from corps.cli import render
 from corps.cli.escape import PrefixedLines, TerminalText
 from corps.cli.moment import unix
 from corps.client import Client, OutputSlice
-from corps.model.view import GoneView, OutputView
+from corps.model.output_view import GoneView, OutputView
 
 STREAMS = ("stdout", "stderr")
 TAIL_BYTES = 64 << 10

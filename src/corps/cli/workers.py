@@ -34,7 +34,7 @@ def workers(operator: Operator, output: Output) -> None:
 @click.pass_obj
 def events(operator: Operator, follow: bool, since: str | None, output: Output) -> None:
     """What happened, in order."""
-    begin = 0.0 if since is None else parse_since(since)
+    begin = 0.0 if since is None else parse_since(since, operator.now)
     if follow and output is Output.JSON:
         raise Malformed("a list without an end cannot be JSON: use -o jsonl with -f")
     seen: list[EventView] = []
@@ -72,6 +72,7 @@ WORKERS: Listing[WorkerView] = Listing(
         Column("CPUS", lambda row: str(row.cpu_count)),
         Column("MEMORY", lambda row: render.size(row.memory_bytes)),
         Column("VERSION", lambda row: row.version, is_wide=True),
+        Column("WHY", lambda row: row.reason or MISSING, is_wide=True),
         Column("LABELS", _labels),
     ),
 )

@@ -24,6 +24,7 @@ from corps.core.attempts import (
 )
 from corps.core.events import Instruct, KeeperSaid, Peaks, Spawn, SpawnBlocked, WorkerEffect
 from corps.core.signals import Signal, Signals
+from corps.core.skew import ahead_s, kept_on_ours, spawned_on_ours
 from corps.model.instance import (
     Delivered,
     Evidence,
@@ -57,6 +58,7 @@ class Children:
         self._has_keeper = False
         self._listed: dict[AttemptKey, None] = {}  # in the parts of a listing so far
         self._signals = Signals()
+        self._ahead_s = 0.0  # the keeper's clock, of ours
         self._reasons: dict[AttemptKey, str] = {}  # of the deaths the keeper tells of now
         self._evidence: dict[AttemptKey, Evidence] = {}
         self._measured: dict[AttemptKey, Measured] = {}  # of the deaths the keeper tells of now
@@ -182,13 +184,14 @@ class Children:
         for said in event.messages:
             match said:
                 case keeper.Listing():
+                    self._ahead_s = ahead_s(said.now, self.now)
                     self._list(said)
                 case keeper.Spawned():
-                    self._spawned(said)
+                    self._spawned(spawned_on_ours(said, self._ahead_s))
                 case keeper.Stuck():
                     self._stuck(said.attempt)
                 case keeper.Ended():
-                    self._ended(said.attempt)
+                    self._ended(kept_on_ours(said.attempt, self._ahead_s))
                 case keeper.Signaled():
                     self._signaled(said)
                 case keeper.Refused():
@@ -202,7 +205,8 @@ class Children:
 
     def _list(self, listing: keeper.Listing) -> None:
         """The keeper's word: what it lists is, and what it does not list was never started."""
-        for attempt in listing.attempts:
+        for said in listing.attempts:
+            attempt = kept_on_ours(said, self._ahead_s)
             self._listed[attempt.key] = None
             if attempt.is_live:
                 self._adopt(attempt)

@@ -93,6 +93,10 @@ class Cluster:
             case _:
                 assert_never(record)
 
+    def skip_events(self, seq: int) -> None:
+        """The next event comes after `seq`."""
+        self.next_seq = max(self.next_seq, seq + 1)
+
     def live_on(self, worker: WorkerName) -> list[Instance]:
         """Instances of a worker that may be running, in order of launch."""
         return [self.instances[id] for id in self._live_by_worker.get(worker, {})]

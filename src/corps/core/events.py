@@ -222,9 +222,16 @@ class RemoveFiles(Effect, frozen=True):
 
 
 class Adopt(Effect, frozen=True):
-    """Remember, durably, the cluster this worker belongs to."""
+    """Remember, durably, the cluster of this worker, and the newest that it heard of its master.
+
+    `is_copy`: no master has noted yet that the directory is a copy.
+    """
 
     cluster: str
+    epoch: int = 0
+    life: str = ""
+    heard_seq: int = 0
+    is_copy: bool = False
 
 
 class Leave(Effect, frozen=True):

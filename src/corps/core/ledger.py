@@ -23,8 +23,14 @@ class Ledger:
         self.now = now
         self.session_of: dict[WorkerName, int] = {}  # workers that may be sent work
         self.taken: dict[str, int] = {}  # by app, the highest number that strangers have
+        self.ahead_s: dict[WorkerName, float] = {}  # by how much the clocks of workers are ahead
         self._changes: list[MasterEffect] = []
         self._words: list[MasterEffect] = []
+
+    @property
+    def last_seq(self) -> int:
+        """Of the last event that is, or is about to be, durable."""
+        return self.cluster.next_seq - 1
 
     def save(self, record: Record) -> None:
         self.cluster.put(record)

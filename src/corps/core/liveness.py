@@ -55,6 +55,11 @@ class Hearing:
         heard_at = self._heard_at.get(worker)
         return None if heard_at is None else self.awake - heard_at
 
+    def due_s(self, beat_s: float) -> float | None:
+        """In how many seconds the longest silent worker is lost, if it stays silent."""
+        heard_at = next(iter(self._heard_at.values()), None)
+        return None if heard_at is None else heard_at + 2 * beat_s + LOST_SLACK_S - self.awake
+
     def silent(self, beat_s: float) -> list[tuple[WorkerName, WorkerState]]:
         """The workers that are not ready any more, longest silent first."""
         verdicts: list[tuple[WorkerName, WorkerState]] = []

@@ -5,8 +5,6 @@ from __future__ import annotations
 from random import Random
 from typing import assert_never
 
-import msgspec
-
 from corps.core import believe
 from corps.core.cluster import Cluster
 from corps.core.events import (
@@ -19,6 +17,7 @@ from corps.core.events import (
     Tick,
 )
 from corps.core.ledger import Ledger
+from corps.core.lineage import begin_life
 from corps.core.observe import Observer
 from corps.core.orders import Orders
 from corps.core.restart import Restarts
@@ -50,15 +49,30 @@ from corps.wire.worker import (
 class MasterCore:
     """Feed events to `step`, carry out the effects it returns, in order."""
 
-    def __init__(self, cluster: Cluster, heartbeat_s: float, now: float, rng: Random) -> None:
+    def __init__(  # a life and a flag that only a master that begins anew has
+        self,
+        cluster: Cluster,
+        heartbeat_s: float,
+        now: float,
+        rng: Random,
+        *,
+        life: str = "",
+        accepts_rollback: bool = False,
+    ) -> None:
         self.cluster = cluster
+        begun = begin_life(cluster, life, cluster.meta.epoch + 1)
         self._ledger = Ledger(cluster, now)
         self._orders = Orders(self._ledger)
         self._restarts = Restarts(self._ledger, rng)
         self._observer = Observer(self._ledger, self._orders, self._restarts)
-        self._roster = Roster(self._ledger, self._orders, self._observer, heartbeat_s)
-        meta = cluster.meta
-        self._ledger.save(msgspec.structs.replace(meta, epoch=meta.epoch + 1))
+        self._roster = Roster(
+            self._ledger,
+            self._orders,
+            self._observer,
+            heartbeat_s,
+            accepts_rollback=accepts_rollback,
+        )
+        self._ledger.save(begun)
 
     def begin(self) -> list[MasterEffect]:
         """The effects of having started: call once, before any step."""
@@ -94,6 +108,10 @@ class MasterCore:
 
     def silence_s(self, worker: WorkerName) -> float | None:
         return self._roster.silence_s(worker)
+
+    def due_s(self) -> float | None:
+        """In how many seconds a tick is wanted, because a worker may be lost then."""
+        return self._roster.due_s()
 
     def holders(self, digest: Digest) -> tuple[WorkerName, ...]:
         """The connected workers that have the artifact whole."""
@@ -177,7 +195,7 @@ class MasterCore:
                 assert_never(message)
 
     def _forget(self, worker: WorkerName, message: Removed) -> None:
-        gone: list[str] = []
+        gone = [key.rpartition("#")[0] for key in message.alive]  # nothing more will come of it
         for key in message.keys:
             id = key.rpartition("#")[0]
             instance = self.cluster.instances.get(id)

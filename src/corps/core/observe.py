@@ -14,8 +14,10 @@ from corps.core import believe
 from corps.core.accept import end_message
 from corps.core.explain import explain
 from corps.core.ledger import Ledger
+from corps.core.lineage import Doubt, reason
 from corps.core.orders import Orders
 from corps.core.restart import Restarts, Verdict
+from corps.core.skew import report_on_ours
 from corps.errors import CorpsError
 from corps.model.certificate import certify
 from corps.model.instance import (
@@ -36,6 +38,7 @@ from corps.wire.output import Note
 from corps.wire.worker import Forget, Report, Start
 
 ECANCELED = 125
+NEVER_EXECUTED = "never_executed"  # what an older copy of a journal says of what it missed
 FOREIGN_MAX = 1_000  # attempts that are told of as foreign
 NUMBER_MAX = 1_000_000_000
 UNEXPLAINED = Vanished(reason="its worker reported no reason")
@@ -54,12 +57,13 @@ class Observer:
     def reported(self, worker: WorkerName, reports: Sequence[Report]) -> None:
         """Apply, then let the worker forget the deaths that are durable here."""
         over: list[AttemptKey] = []
-        for said in reports:
+        ahead = self._ledger.ahead_s.get(worker, 0.0)
+        for said in [report_on_ours(one, ahead) for one in reports] if ahead else reports:
             report = believe.report(said)
             if report is not None and self._is_over(worker, report):
                 over.append(report.key)
         if over:
-            self._ledger.send_to(worker, Forget(keys=tuple(over)))
+            self._ledger.send_to(worker, Forget(keys=tuple(over), seq=self._ledger.last_seq))
 
     def worker_lost(self, worker: WorkerName) -> None:
         """Nobody can say now whether its instances run."""
@@ -74,25 +78,29 @@ class Observer:
         self._restarts.worker_ready(worker)
 
     def rejoined(
-        self, worker: WorkerName, reports: Sequence[Report], *, same_boot: bool, same_state: bool
-    ) -> None:
+        self, worker: WorkerName, reports: Sequence[Report], doubt: Doubt | None
+    ) -> Doubt | None:
         """The worker said everything it still has: settle each instance it should have.
 
-        Not listed, on the same boot and state, and never acknowledged: it was never started there,
-        so it is sent again. Not listed after a reboot or with other state: it may have run.
+        Not listed and never acknowledged, it was never started there, and is sent again. With a
+        doubt it may have run. To miss what it had acknowledged is a doubt too; returns what holds.
         """
         listed = {report.key for report in reports}
         self.reported(worker, reports)
-        for instance in self._ledger.cluster.live_on(worker):
-            if instance.is_waiting:
-                continue  # nothing of it is anywhere
+        live = [one for one in self._ledger.cluster.live_on(worker) if not one.is_waiting]
+        missing = [instance for instance in live if instance.key not in listed]
+        if doubt is None and any(instance.pid is not None for instance in missing):
+            doubt = Doubt.SET_BACK
+        for instance in live:
             if instance.key in listed:
                 self._press(instance)
-            elif instance.pid is None and same_boot and same_state:
+        for instance in missing:
+            if doubt is None:
                 self._send_again(instance)
             else:
-                self._vanish(instance, same_boot, same_state)
+                self._vanish(instance, doubt)
         self._restarts.worker_ready(worker)
+        return doubt
 
     def noted(self, worker: WorkerName, notes: Sequence[Note]) -> None:
         """What a worker saw happen to its disk, or to what is its own."""
@@ -204,6 +212,9 @@ class Observer:
             self._ledger.happened("fetching", new.id, text, new.worker)
 
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:
+        if isinstance(death, SpawnFailed) and death.stage == NEVER_EXECUTED and was_seen:
+            text = "it ran, and its worker has no record of how it ended"
+            death = Vanished(reason=text, may_still_run=True)
         if isinstance(death, Vanished) and was_seen:
             # It did run: we were told so in its life.
             death = msgspec.structs.replace(death, may_have_run=False)
@@ -251,16 +262,13 @@ class Observer:
         if instance.desired is Desired.STOPPED:
             self._ledger.send_to(instance.worker, end_message(instance, self._ledger.now))
 
-    def _vanish(self, instance: Instance, same_boot: bool, same_state: bool) -> None:
-        if not same_boot:
-            reason = f"the machine of {instance.worker} was rebooted"
-        elif not same_state:
-            reason = f"the state directory of {instance.worker} is another one now"
-        else:
-            reason = f"{instance.worker} has no record of it any more"
-        was_seen = instance.started_at is not None
-        death = Vanished(reason=reason, may_have_run=True, may_still_run=same_boot)
-        self._bury(instance, death, was_seen=was_seen)
+    def _vanish(self, instance: Instance, doubt: Doubt) -> None:
+        death = Vanished(
+            reason=reason(doubt, instance.worker),
+            may_have_run=True,
+            may_still_run=doubt is not Doubt.REBOOTED,
+        )
+        self._bury(instance, death, was_seen=instance.started_at is not None)
 
     def _strange(self, worker: WorkerName, key: AttemptKey, what: str) -> None:
         """Said once per attempt: never a reason to end anything."""
@@ -303,7 +311,7 @@ def _agree(recorded: Death, said: Death) -> bool:
     match recorded, said:
         case SpawnFailed(), SpawnFailed():
             return (recorded.stage, recorded.errno) == (said.stage, said.errno)
-        case Vanished(), Vanished():
+        case Vanished(), Vanished() | SpawnFailed(stage="never_executed"):
             return True
         case _:
             return recorded == said

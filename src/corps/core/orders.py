@@ -15,6 +15,7 @@ from corps.core import accept, believe
 from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
+from corps.core.skew import SKEW_S
 from corps.core.views import view_instance
 from corps.errors import CorpsError, Unavailable
 from corps.model.command import (
@@ -51,7 +52,6 @@ _STARTED = frozenset(
 )
 _ENDED = frozenset({InstanceState.DEAD, InstanceState.UNKNOWN})
 UNDER_WAY_MAX = 10_000
-SKEW_S = 5.0  # by how much a worker's clock may lag behind ours when we compare
 
 
 class Orders:

@@ -14,11 +14,20 @@ from corps.model.name import CommandId, InstanceId, WorkerName
 from corps.model.worker import Worker
 
 
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of a master: its epoch, a name of its own, and the last event before it."""
+
+    epoch: int
+    id: str
+    began_seq: int
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """The cluster itself. `epoch` counts the starts of its master."""
+    """The cluster itself. `epoch` counts the starts of its master, `lives` has the last ones."""
 
     cluster: str
     epoch: int
+    lives: tuple[Life, ...] = ()
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,26 +4,36 @@
                                                      ^------ one beat lost: suspect, heard: ready
 
 A lost worker comes back only through a new Hello with everything it still runs. What arrives late
-on an older connection is not heard: it says how things were.
+on an older connection is not heard: it says how things were. A second process of the same state
+waits until the first is gone; if both are heard they are clones, and neither is given work.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import assert_never
 
 import msgspec
 
-from corps.core.believe import COUNT_MAX
 from corps.core.ledger import Ledger
+from corps.core.lineage import (
+    FACT_MAX,
+    Doubt,
+    begin_life,
+    check_facts,
+    check_not_ahead,
+    doubt,
+    is_ahead,
+    reason,
+)
 from corps.core.liveness import Hearing
 from corps.core.observe import Observer
 from corps.core.orders import Orders
-from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, Unavailable
+from corps.core.rivals import Rivals
+from corps.core.session import Phase, Session
+from corps.core.skew import SKEW_S, ahead_s
+from corps.errors import Conflict, CorpsError, ProtocolError, Unavailable
 from corps.model.instance import InstanceState
-from corps.model.name import Digest, WorkerName, check_name
-from corps.model.selector import ALL, check_label
+from corps.model.name import Digest, WorkerName
 from corps.model.worker import Worker, WorkerState
 from corps.wire.codec import PROTOCOL_VERSION
 from corps.wire.worker import (
@@ -32,7 +42,7 @@ from corps.wire.worker import (
     Inventory,
     Refused,
     Rejoin,
-    Report,
+    Told,
     Uninstall,
     Welcome,
 )
@@ -41,43 +51,29 @@ JOIN_MAX_S = 10.0
 WORKERS_MAX = 10_000
 REPORTS_MAX = 200_000
 ARTIFACTS_MAX = 20_000
-LABELS_MAX = 64
-FACT_MAX = 200
-
-
-class Phase(Enum):
-    OPENED = auto()
-    GREETED = auto()
-    JOINED = auto()
-    EXPELLED = auto()  # lost while connected: what it says next is answered with Rejoin
-    RECALLED = auto()  # told to rejoin: only a new Hello counts
-
-
-@dataclass
-class Session:
-    """One connection. Soft state: it ends with the connection."""
-
-    id: int
-    address: str
-    phase: Phase = Phase.OPENED
-    worker: WorkerName | None = None
-    hello: Hello | None = None
-    reports: list[Report] = field(default_factory=list)
-    artifacts: dict[Digest, None] = field(default_factory=dict)
 
 
 class Roster:
     """Sessions and liveness of all workers."""
 
     def __init__(
-        self, ledger: Ledger, orders: Orders, observer: Observer, heartbeat_s: float
+        self,
+        ledger: Ledger,
+        orders: Orders,
+        observer: Observer,
+        heartbeat_s: float,
+        *,
+        accepts_rollback: bool = False,
     ) -> None:
         self._ledger, self._orders, self._observer = ledger, orders, observer
         self._heartbeat_s = heartbeat_s
+        self._accepts_rollback = accepts_rollback
         self._hearing = Hearing(ledger.now)
         self._sessions: dict[int, Session] = {}
         self._strangers: dict[int, float] = {}  # sessions that must join soon, oldest first
         self._newest: dict[WorkerName, int] = {}  # the last session that joined, open or not
+        self._rivals = Rivals(ledger, self._sessions, self._hearing, self.shut, self._suspect)
+        self._ahead: dict[WorkerName, None] = {}  # of whom it was said that they heard more
         self.installed: dict[WorkerName, dict[Digest, None]] = {}
         for worker in list(ledger.cluster.workers.values()):
             # Nobody is connected to a master that has just begun; each gets the full two beats.
@@ -90,6 +86,9 @@ class Roster:
 
     def silence_s(self, worker: WorkerName) -> float | None:
         return self._hearing.silence_s(worker)
+
+    def due_s(self) -> float | None:
+        return self._hearing.due_s(self._heartbeat_s)
 
     def opened(self, session: int, address: str) -> None:
         self._sessions[session] = Session(session, address)
@@ -104,11 +103,13 @@ class Roster:
         self._strangers.pop(id, None)
         if session is None or session.worker is None:
             return
+        self._rivals.closed(session)
         if self._ledger.session_of.get(session.worker) == id:
             del self._ledger.session_of[session.worker]
             worker = self._ledger.cluster.workers[session.worker]
             if worker.state is WorkerState.READY:
                 self._set_state(worker, WorkerState.SUSPECT, "its connection closed")
+        self._settle_rivals(session.worker)
 
     def shut(self, session: Session, reason: str) -> None:
         """Close it, and hear no more of it: what it still says may be old."""
@@ -120,12 +121,9 @@ class Roster:
         match session.phase:
             case Phase.JOINED:
                 assert session.worker is not None
-                self._hearing.hear(session.worker)
-                worker = self._ledger.cluster.workers[session.worker]
-                if worker.state is WorkerState.SUSPECT:
-                    self._set_state(worker, WorkerState.READY, "heard again")
-                    self._observer.worker_heard(worker.name)
-                return session.worker
+                return self._heard_joined(session.worker)
+            case Phase.RIVAL:
+                self._rivals.heard(session)
             case Phase.EXPELLED:
                 self._ledger.send(session.id, Rejoin())
                 session.phase = Phase.RECALLED
@@ -137,6 +135,16 @@ class Roster:
                 assert_never(session.phase)
         return None
 
+    def _heard_joined(self, name: WorkerName) -> WorkerName | None:
+        self._hearing.hear(name)
+        if self._rivals.accused(name, self._heartbeat_s):
+            return None
+        worker = self._ledger.cluster.workers[name]
+        if worker.state is WorkerState.SUSPECT:
+            self._set_state(worker, WorkerState.READY, "heard again")
+            self._observer.worker_heard(name)
+        return name
+
     def judge(self) -> None:
         for name, state in self._hearing.silent(self._heartbeat_s):
             worker = self._ledger.cluster.workers[name]
@@ -145,26 +153,37 @@ class Roster:
                 self._lose(worker, silence_s)
             elif worker.state is WorkerState.READY:
                 self._set_state(worker, state, f"silent for {silence_s:.2f} s")
+        self._rivals.judge(self._heartbeat_s)
         for id, since in list(self._strangers.items()):
             if self._hearing.awake - since <= JOIN_MAX_S:
                 break
             self.shut(self._sessions[id], f"not joined within {JOIN_MAX_S:g} s")
 
     def greet(self, session: Session, hello: Hello) -> None:
-        if session.phase in (Phase.GREETED, Phase.JOINED):
+        if session.phase in (Phase.GREETED, Phase.JOINED, Phase.RIVAL):
             self.shut(session, "a second hello")
             return
         if not self._is_welcome(session, hello):
             return
         session.phase, session.hello = Phase.GREETED, hello
         session.reports, session.artifacts = [], {}
+        if is_ahead(hello, self._ledger.cluster):
+            self._rise_above(hello)
         meta = self._ledger.cluster.meta
         self._ledger.send(
             session.id,
-            Welcome(cluster=meta.cluster, epoch=meta.epoch, heartbeat_s=self._heartbeat_s),
+            Welcome(
+                cluster=meta.cluster,
+                epoch=meta.epoch,
+                heartbeat_s=self._heartbeat_s,
+                life=meta.lives[-1].id,
+                seq=self._ledger.last_seq,
+            ),
         )
 
     def take_inventory(self, session: Session, inventory: Inventory) -> None:
+        if session.phase is Phase.RIVAL:
+            return  # it will be asked again
         if session.phase is not Phase.GREETED or session.hello is None:
             self.shut(session, "an inventory without a hello")
             return
@@ -189,19 +208,21 @@ class Roster:
         if session.id < self._newest.get(name, 0):
             self.shut(session, "the worker connected again since")
             return
+        if self._rivals.contest(session, hello):
+            self._strangers.pop(session.id, None)
+            return
         known = ledger.cluster.workers.get(name)
+        why = doubt(known, hello, is_cloned=self._rivals.was_cloned(name))
         self._replace_session(session, name)
         self.installed[name] = dict(session.artifacts)
         self._hearing.hear(name)
         self._enroll(session, hello, known)
+        self._compare_clocks(hello)
         reports, session.reports = session.reports, []
         artifacts, session.artifacts = session.artifacts, {}
-        self._observer.rejoined(
-            name,
-            reports,
-            same_boot=known is None or known.boot_id == hello.boot_id,
-            same_state=known is None or known.state_id == hello.state_id,
-        )
+        why = self._observer.rejoined(name, reports, why)
+        if why is not None or hello.is_copy:
+            self._tell_doubt(session, why or Doubt.SET_BACK)
         self._reconcile_artifacts(name)
         self._orders.worker_joined(name, artifacts)
 
@@ -230,11 +251,45 @@ class Roster:
                 version=hello.version,
                 joined_at=known.joined_at if known else now,
                 state_since=known.state_since if known and was_ready else now,
+                incarnation=hello.incarnation,
+                process_id=hello.process_id,
             )
         )
         if not was_ready:
             text = f"joined from {session.address}"
             self._ledger.happened("worker-ready", hello.name, text, hello.name)
+
+    def _compare_clocks(self, hello: Hello) -> None:
+        """Whatever its clock says, its times are shown as ours says."""
+        ledger, name = self._ledger, hello.name
+        before, ahead = ledger.ahead_s.pop(name, 0.0), ahead_s(hello.now, ledger.now)
+        if ahead:
+            ledger.ahead_s[name] = ahead
+        if abs(ahead - before) > SKEW_S:
+            text = f"the clock of {name} is {ahead:+.0f} s from this master's, "
+            ledger.happened("clock", name, text + "on which its times are shown", name)
+
+    def _tell_doubt(self, session: Session, why: Doubt) -> None:
+        """To operators as an event, and into the worker's log."""
+        assert session.worker is not None
+        name = session.worker
+        text = f"{reason(why, name)}: what {name} should have and does not list may have run"
+        self._ledger.happened(why, name, text, name)
+        self._ledger.send(session.id, Told(text=text, is_noted=True))
+
+    def _rise_above(self, hello: Hello) -> None:
+        """This master is an older copy, and was told to go on: past all that any worker heard."""
+        ledger = self._ledger
+        meta, known = ledger.cluster.meta, ledger.cluster.workers.get(hello.name)
+        epoch = max(meta.epoch, hello.epoch + 1)
+        if epoch > meta.epoch:
+            ledger.save(begin_life(ledger.cluster, meta.lives[-1].id, epoch))
+        ledger.cluster.skip_events(hello.heard_seq)
+        text = f"this master was set back: {hello.name} has heard of event {hello.heard_seq}; "
+        text += f"it goes on as epoch {epoch}, as --accept-rollback says"
+        ledger.happened(Doubt.MASTER_SET_BACK, "master", text, hello.name)
+        if known is not None:
+            ledger.save(msgspec.structs.replace(known, has_heard_more=True))
 
     def _reconcile_artifacts(self, name: WorkerName) -> None:
         """Desired against observed: what is missing is installed, what nobody wants is removed."""
@@ -261,13 +316,15 @@ class Roster:
                 f"worker speaks protocol {hello.protocol}, master {PROTOCOL_VERSION}: "
                 "install the same version of corps on both"
             )
-        _check_facts(hello)
+        check_facts(hello)
         cluster = self._ledger.cluster
         if hello.cluster is not None and hello.cluster != cluster.meta.cluster:
             raise Conflict(
                 f"worker {hello.name!r} belongs to cluster {hello.cluster[:FACT_MAX]}, this is "
                 f"{cluster.meta.cluster}: start it with another --dir or --name"
             )
+        if not self._accepts_rollback:
+            self._check_not_ahead(hello)
         known = cluster.workers.get(hello.name)
         if known is None and len(cluster.workers) >= WORKERS_MAX:
             raise Unavailable(f"{WORKERS_MAX} workers have joined: there is room for no more")
@@ -279,6 +336,15 @@ class Roster:
                 "choose another --name"
             )
 
+    def _check_not_ahead(self, hello: Hello) -> None:
+        try:
+            check_not_ahead(hello, self._ledger.cluster)
+        except Conflict as error:
+            if hello.name not in self._ahead and len(self._ahead) < WORKERS_MAX:
+                self._ahead[hello.name] = None
+                self._ledger.happened(Doubt.MASTER_SET_BACK, "master", error.message, hello.name)
+            raise
+
     def _lose(self, worker: Worker, silence_s: float) -> None:
         self._hearing.forget(worker.name)
         self.installed.pop(worker.name, None)
@@ -288,10 +354,20 @@ class Roster:
         self._set_state(worker, WorkerState.LOST, f"silent for {silence_s:.2f} s: two heartbeats")
         self._observer.worker_lost(worker.name)
         self._orders.worker_lost(worker.name)
+        self._settle_rivals(worker.name)
+
+    def _settle_rivals(self, name: WorkerName) -> None:
+        id = self._rivals.settle(name)
+        if id is not None:
+            self._strangers[id] = self._hearing.awake
+
+    def _suspect(self, name: WorkerName, why: str) -> None:
+        self._set_state(self._ledger.cluster.workers[name], WorkerState.SUSPECT, why)
 
     def _set_state(self, worker: Worker, state: WorkerState, why: str) -> None:
         now = self._ledger.now
-        self._ledger.save(msgspec.structs.replace(worker, state=state, state_since=now))
+        changed = msgspec.structs.replace(worker, state=state, state_since=now, reason=why)
+        self._ledger.save(changed)
         self._ledger.happened(f"worker-{state}", worker.name, why, worker.name)
 
     def check(self) -> None:
@@ -301,25 +377,9 @@ class Roster:
             assert session.worker == name and session.phase is Phase.JOINED
             worker = self._ledger.cluster.workers[name]
             assert worker.state is not WorkerState.LOST, name
+        self._rivals.check()
         for worker in self._ledger.cluster.workers.values():
             if worker.state is WorkerState.LOST:
                 for instance in self._ledger.cluster.live_on(worker.name):
                     known = instance.state is not InstanceState.UNKNOWN
                     assert not known or instance.is_waiting, instance.id
-
-
-def _check_facts(hello: Hello) -> None:
-    """Raise Invalid for what no honest worker says of itself."""
-    check_name("worker", hello.name)
-    if hello.name == ALL:
-        raise Invalid(f"a worker cannot be named {ALL!r}, which means every worker", field="name")
-    if len(hello.labels) > LABELS_MAX:
-        raise Invalid(f"{len(hello.labels)} labels: at most {LABELS_MAX}", field="labels")
-    for key, value in hello.labels.items():
-        check_label(f"{key}={value}")
-    if not hello.state_id or not hello.boot_id:
-        raise Invalid("hello without state_id or boot_id", field="state_id")
-    if max(len(hello.state_id), len(hello.boot_id), len(hello.version)) > FACT_MAX:
-        raise Invalid(f"state_id, boot_id or version over {FACT_MAX} characters", field="hello")
-    if not (0 <= hello.cpu_count < COUNT_MAX and 0 <= hello.memory_bytes < COUNT_MAX):
-        raise Invalid("a number of processors or bytes that cannot be", field="hello")

@@ -46,8 +46,14 @@ def rfc3339(at: float | None, timespec: str = "milliseconds") -> str | None:
     return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
-def view_instance(instance: Instance, live: LiveUsage | None = None) -> InstanceView:
+def view_instance(
+    instance: Instance, live: LiveUsage | None = None, now: float | None = None
+) -> InstanceView:
     """One row of ps. `live` is what its worker said of it just now, None if it could not."""
+    due = instance.not_before
+    waits_s = None if due is None or now is None else max(0.0, due - now)
+    began, ended = instance.started_at, instance.ended_at or now
+    ran_s = None if began is None or ended is None else max(0.0, ended - began)
     return InstanceView(
         id=instance.id,
         app=instance.app,
@@ -65,6 +71,8 @@ def view_instance(instance: Instance, live: LiveUsage | None = None) -> Instance
         args=instance.launch.args,
         enforced=instance.enforced,
         survivors=instance.evidence.survivors if instance.evidence else (),
+        ran_s=ran_s,
+        waits_s=waits_s,
         restart=show_restart(instance.restart, instance.failures_max),
         not_before=rfc3339(instance.not_before),
         failures=instance.failures,
@@ -215,6 +223,7 @@ def view_worker(worker: Worker, silence_s: float | None, instances: int) -> Work
         cpu_count=worker.cpu_count,
         memory_bytes=worker.memory_bytes,
         version=worker.version,
+        reason=worker.reason or None,
     )
 
 

@@ -147,9 +147,12 @@ class WorkerCore:
             case worker.SendSignal():
                 self._children.send_signal(message)
             case worker.Forget():
+                self._learn(heard_seq=max(message.seq, self._hello.heard_seq))
                 self._children.forget(message.keys)
+            case worker.Told():
+                self._told(message)
             case worker.Remove():
-                self._effect(RemoveFiles(tuple(filter(self._children.is_dead, message.keys))))
+                self._remove(message.keys)
             case worker.Install():
                 self._stock.fetch(message.digest)
             case worker.Uninstall():
@@ -166,18 +169,27 @@ class WorkerCore:
         """Once the keeper has said what runs here: who says hello must know it."""
         if self._link is Link.UP and self._children.has_listing:
             self._link = Link.GREETED
-            self._effect(Tell(self._hello))
+            self._effect(Tell(msgspec.structs.replace(self._hello, now=self._now)))
 
     def _be_welcome(self, message: worker.Welcome) -> None:
         if self._link is not Link.GREETED:
             return
-        if self._hello.cluster is None:
-            self._hello = msgspec.structs.replace(self._hello, cluster=message.cluster)
-            self._effect(Adopt(message.cluster))
-        elif self._hello.cluster != message.cluster:
-            text = f"the master there is of cluster {message.cluster}, not {self._hello.cluster}"
+        hello = self._hello
+        if hello.cluster not in (None, message.cluster):
+            text = f"the master there is of cluster {message.cluster}, not {hello.cluster}"
             self._effect(Leave("conflict", text))
             return
+        if _is_set_back(message, hello):
+            self._effect(Leave("conflict", _set_back(message, hello)))
+            return
+        self._learn(
+            cluster=message.cluster,
+            epoch=message.epoch,
+            life=message.life,
+            heard_seq=message.seq,
+        )
+        if hello.cluster is None or message.epoch > hello.epoch:
+            self._remember()
         self._link = Link.WELCOME
         self._heartbeat_s = message.heartbeat_s
         self._beat_at = self._now + message.heartbeat_s
@@ -194,6 +206,26 @@ class WorkerCore:
                     is_last=part == parts - 1,
                 )
             )
+
+    def _remove(self, keys: tuple[AttemptKey, ...]) -> None:
+        alive = tuple(key for key in keys if not self._children.is_dead(key))
+        if alive:  # its death was recorded when nobody could know of it
+            self._tell(worker.Removed(keys=(), alive=alive))
+        if len(alive) < len(keys):
+            self._effect(RemoveFiles(tuple(key for key in keys if key not in alive)))
+
+    def _learn(self, **facts: object) -> None:
+        self._hello = msgspec.structs.replace(self._hello, **facts)
+
+    def _remember(self) -> None:
+        hello = self._hello
+        assert hello.cluster is not None
+        self._effect(Adopt(hello.cluster, hello.epoch, hello.life, hello.heard_seq, hello.is_copy))
+
+    def _told(self, message: worker.Told) -> None:
+        if message.is_noted and self._hello.is_copy:
+            self._learn(is_copy=False)
+            self._remember()
 
     def _start(self, message: worker.Start) -> None:
         attempt = self._children.add(message)
@@ -263,3 +295,18 @@ class WorkerCore:
             self._notes.clear()
         effects, self._effects = self._effects, []
         return effects
+
+
+def _is_set_back(said: worker.Welcome, heard: worker.Hello) -> bool:
+    """An older copy of a master: at an epoch that is over, or that was another's."""
+    if said.epoch != heard.epoch:
+        return said.epoch < heard.epoch
+    return said.life != heard.life or said.seq < heard.heard_seq
+
+
+def _set_back(said: worker.Welcome, heard: worker.Hello) -> str:
+    return (
+        f"the master there was set back: it is at epoch {said.epoch} and event {said.seq}, this "
+        f"worker has heard of epoch {heard.epoch} and event {heard.heard_seq}: put its newest "
+        "state.db back, or start it with --accept-rollback"
+    )

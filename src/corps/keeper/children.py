@@ -52,38 +52,47 @@ class Children:
         self._kin = Kin(groups.name, self._own)
         self.trees = Trees(self._kin, self._tree_over, self._tell_stuck)
 
-    def take_over(self) -> None:
-        """Adopt or judge what an earlier keeper left alive."""
+    def take_over(self, is_copy: bool = False) -> None:
+        """Adopt or judge what an earlier keeper left alive. The marks of a copy are out of date."""
         for key, kept in list(self._journal.table.items()):
             child = Child(key, kept["pid"])
             if not kept["is_live"]:
                 if not kept.get("is_swept", True):
                     self._sweep_again(child, kept)
                 continue
+            if self._journal.is_of_this_boot:
+                self._find(child, kept, is_copy)
+                continue
+            # Else its mark may never have reached the disk.
             verdict: Json = {"lost": "machine rebooted", "executed": True}
-            if self._journal.is_of_this_boot:  # else its mark may never have reached the disk
-                child.pidfd = process.find(child.pid, key, kept["identity"])
-                flag = process.revoke(self._journal.file.number, kept["place"])
-                if flag in (USED, USING) and child.pidfd:
-                    if flag == USED:
-                        self._journal.put(key, executed=True)
-                    else:
-                        self.flying[key] = child
-                    self._journal.living[key] = child
-                    self._hear(child.pidfd.number, child)
-                    continue
-                if flag in (USED, USING):
-                    verdict["lost"] = "ended while no keeper was there"
-                    self._journal.put(key, is_live=False, is_swept=False, **verdict)
-                    self._sweep_again(child, kept)
-                    continue
-                verdict = {"failed_stage": "execve" if flag == FAILED else "never_executed"}
+            if is_copy:  # it may run where it was made
+                verdict |= {"lost": "its journal is a copy, made in another boot", "pid": 0}
             self._journal.put(key, is_live=False, **verdict)
         if self.flying:  # their marks may still change, in this file
             return
         if not self._journal.compact() and not self._journal.is_of_this_boot:
             raise OSError("cannot write a journal of this boot")
         self._groups.clean()
+
+    def _find(self, child: Child, kept: Json, is_copy: bool) -> None:
+        """One that an earlier keeper of this boot left alive: adopt it, or say how it ended."""
+        child.pidfd = process.find(child.pid, child.key, kept["identity"])
+        flag = process.revoke(self._journal.file.number, kept["place"])
+        is_used = flag in (USED, USING)
+        if child.pidfd and (is_used or process.has_begun(child.pid, child.key)):
+            if flag == USING:
+                self.flying[child.key] = child
+            else:
+                self._journal.put(child.key, executed=True)
+            self._journal.living[child.key] = child
+            self._hear(child.pidfd.number, child)
+        elif is_used or is_copy:
+            lost: Json = {"lost": "ended while no keeper was there", "executed": True}
+            self._journal.put(child.key, is_live=False, is_swept=False, **lost)
+            self._sweep_again(child, kept)
+        else:
+            stage = "execve" if flag == FAILED else "never_executed"
+            self._journal.put(child.key, is_live=False, failed_stage=stage)
 
     def spawn(self, message: Json) -> Json | None:
         """Ask for a launch; a known key is answered. Return why it is refused."""
@@ -124,8 +133,9 @@ class Children:
             for (key, (_, launch)), groups in zip(asked.items(), made, strict=True)
         ]
         for child in born:
-            kept: Json = {"pid": child.pid, "note": asked[child.key][0], "forked_at": _now()}
-            kept |= {"is_live": True, "executed": False, "identity": 0} | child.terms
+            kept: Json = {"pid": child.pid, "note": asked[child.key][0], "is_live": True}
+            kept |= {"forked_at": self._journal.now(), "executed": False, "identity": 0}
+            kept |= child.terms
             if child.pidfd:
                 kept["identity"] = process.identity(child.pid, child.pidfd, self._is_new_kernel)
             self._journal.put(child.key, **kept)
@@ -247,7 +257,7 @@ class Children:
 
     def _executes(self, child: Child) -> None:
         del self.flying[child.key]
-        self._journal.put(child.key, executed=True, executed_at=_now())
+        self._journal.put(child.key, executed=True, executed_at=self._journal.now())
         self.tell(child.key)
         if child.doom != "timeout":  # else it dies: its pipe closes a moment before it is dead
             for number in child.waiting:
@@ -282,7 +292,7 @@ class Children:
         totals["children_dead"] += 1
         self._has_deaths = True
         if owner:
-            _add(owner.usage, usage)
+            process.add(owner.usage, usage)
         if child and child.over is not None:
             self._tell_end(child)
 
@@ -342,7 +352,7 @@ class Children:
         self.trees.end(child, self._journal.table[child.key], is_own=False)
 
     def _end(self, child: Child, **verdict: object) -> None:
-        dead: Json = {"is_live": False, "is_swept": False, "ended_at": _now()}
+        dead: Json = {"is_live": False, "is_swept": False, "ended_at": self._journal.now()}
         self._journal.put(child.key, **dead | verdict)
         self._journal.write()
         self.flying.pop(child.key, None)
@@ -372,7 +382,9 @@ class Children:
     def _note_signal(self, child: Child, number: int, note: str) -> None:
         """Before it is sent: whoever takes over should know whose signal that may have been."""
         if self._journal.has_room(2 * RESERVE_BYTES):
-            sending = {"signal": number, "at": _now()} | ({"note": note} if note else {})
+            sending = {"signal": number, "at": self._journal.now()} | (
+                {"note": note} if note else {}
+            )
             self._journal.put(child.key, sending=sending)
             self._journal.write()
 
@@ -381,15 +393,3 @@ class Children:
         if kept.get("sending"):
             signals = [*kept.get("signals", ()), kept["sending"]][-SIGNALS_MAX:]
             self._journal.put(child.key, signals=signals, sending=None)
-
-
-def _add(total: Json, usage: Json) -> None:
-    """CPU is a sum, the resident set a maximum; the floor is the leader's."""
-    for name in ("cpu_user_s", "cpu_system_s"):
-        total[name] = round(total.get(name, 0.0) + usage[name], 6)
-    for name in ("max_rss_bytes", "floor_bytes"):
-        total[name] = max(total.get(name, 0), usage[name])
-
-
-def _now() -> float:
-    return round(time.time(), 6)

@@ -15,6 +15,7 @@ import json
 import os
 import select
 import struct
+import time
 
 from corps.keeper.limits import Json
 from corps.keeper.process import MARK, UNUSED, USED, Child, Fd
@@ -46,11 +47,16 @@ class Journal:
         self.living: dict[str, Child] = {}
         self.totals: Json = dict(ZERO)
         self.file = Fd(os.open("journal", os.O_RDWR | os.O_CREAT, 0o600))
-        self._head: Json = {"t": "", "version": VERSION, "boot": boot}
+        since_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._head: Json = {"t": "", "version": VERSION, "boot": boot, "since": since_s}
         self._is_durable, self._is_dirty, self._pending = is_durable, False, bytearray()
         self._size = os.fstat(self.file.number).st_size
         self._end = self._limit = 0
         self.is_of_this_boot = self._load()
+
+    def now(self) -> float:
+        """Unix seconds that no step of the clock reaches, for all keepers of one boot."""
+        return round(float(self._head["since"]) + time.clock_gettime(time.CLOCK_BOOTTIME), 6)
 
     def put(self, key: str, **changes: object) -> None:
         """Change an attempt; `write` makes it last."""
@@ -150,7 +156,10 @@ class Journal:
             log(f"journal: torn last record at byte {self._end} dropped")
         if data.strip(b"\0") and head.get("version") != VERSION:
             raise OSError("the journal has no header that this version can read")
-        return bool(head.get("boot") == self._head["boot"])
+        if head.get("boot") != self._head["boot"]:
+            return False
+        self._head["since"] = head.get("since", self._head["since"])
+        return True
 
     def _replay(self, record: Json, place: int) -> None:
         key, self.totals = record.pop("t"), record.get("totals", self.totals)

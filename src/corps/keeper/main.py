@@ -3,10 +3,10 @@
     PYTHON -I -S -E -c "import sys; sys.path.insert(0, SRC); from corps.keeper.main import main; \\
         main()" DIR [OPTION...]
 
-`command` makes this argv; options: --durable, --lost-status, --no-cgroup, --no-controllers,
---idle-s=SECONDS and --launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The messages
-are those of corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for
-anybody.
+`command` makes this argv. Options: --durable --copied --lost-status --no-cgroup --no-controllers
+--nice=N --idle-s=SECONDS --launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The
+messages are those of corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing
+waits for anybody.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ def command(python: str, directory: str) -> list[str]:
 
 
 def main() -> None:
-    """Serve until Quit, SIGTERM or idleness; status 1 when the directory cannot be served."""
+    """Serve until Quit, SIGTERM or idleness. Status 5: another keeper serves it; 1: it cannot."""
     directory, *options = sys.argv[1:]
     try:
         os.chdir(directory)
         keeper = Keeper(options)
     except OSError as error:
-        sys.exit(f"corps keeper: {directory}: {error}")
+        log(f"{directory}: {error}")
+        sys.exit(5 if isinstance(error, BlockingIOError) else 1)
     keeper.run()
 
 
@@ -78,11 +79,13 @@ class Keeper:
 
     def __init__(self, options: list[str]) -> None:
         _settle_down()
+        nice = _seconds(options, "--nice=", os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, 0, int(nice))
         self._lock = Fd(os.open("keeper.lock", os.O_RDWR | os.O_CREAT, 0o600))
         try:
             fcntl.flock(self._lock.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError("another keeper serves this directory") from None
+            raise BlockingIOError("another keeper serves this directory") from None
         is_new_kernel = _has_pidfs()
         self._idle_s = _seconds(options, "--idle-s=", IDLE_MAX_S)
         self._idle_at = time.monotonic() + self._idle_s
@@ -100,7 +103,7 @@ class Keeper:
         has_limits = "--no-controllers" not in options
         self._groups = Groups(_places(), "--no-cgroup" not in options, has_limits)
         self._children = Children(self._journal, self._groups, self._send, is_new_kernel, launch_s)
-        self._children.take_over()
+        self._children.take_over("--copied" in options)
         self._listener = _listen()
         self._epoll = select.epoll()
         for fd in (self._wakeup, self._children.epoll.fileno(), self._listener.fileno()):
@@ -222,7 +225,7 @@ class Keeper:
 
     def _list(self) -> None:
         keys, told = list(reversed(self._journal.table)), self._children.told
-        listing = {"type": "listing", "keeper_pid": os.getpid()}
+        listing = {"type": "listing", "keeper_pid": os.getpid(), "now": self._journal.now()}
         listing |= {"attempts": [], "totals": self._journal.totals, "is_last": False}
         while not listing["is_last"]:
             part: list[Json] = []

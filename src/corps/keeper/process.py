@@ -186,6 +186,14 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         os.write(status, f"{stage} {number}".encode())
 
 
+def add(total: Json, usage: Json) -> None:
+    """CPU is a sum, the resident set a maximum; the floor is the leader's."""
+    for name in ("cpu_user_s", "cpu_system_s"):
+        total[name] = round(total.get(name, 0.0) + usage[name], 6)
+    for name in ("max_rss_bytes", "floor_bytes"):
+        total[name] = max(total.get(name, 0), usage[name])
+
+
 def revoke(journal: int, place: int) -> int:
     """Take an unused right to exec from a child whose keeper died; return how it stands."""
     with contextlib.suppress(BlockingIOError):  # locked: execve has neither failed nor succeeded
@@ -215,13 +223,19 @@ def find(pid: int, key: str, known: int) -> Fd | None:
         pidfd = Fd(os.pidfd_open(pid))
         is_it = identity(pid, pidfd, known > 0) == known
         if known < 0:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                is_it &= f"CORPS_ATTEMPT={key}".encode() in file.read().split(b"\0")
+            is_it &= has_begun(pid, key)
         return pidfd if is_it else None
     except OSError as error:
         if error.errno in GONE + HIDDEN:
             return None
         raise
+
+
+def has_begun(pid: int, key: str) -> bool:
+    """It runs its program: before exec it has the keeper's environment, which is empty."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return f"CORPS_ATTEMPT={key}".encode() in file.read().split(b"\0")
+    return False
 
 
 def exit_status(pid: int, pidfd: int) -> int | None:

@@ -47,6 +47,7 @@ from corps.wire.worker import (
 )
 
 TICK_S = 0.05
+JUST_AFTER_S = 0.001
 RECENT_EVENTS = 1_000
 RETRY_COMMIT_S = 0.5
 STALLED_S = 5.0
@@ -195,8 +196,15 @@ class MasterDriver:
         return since is not None and self._loop.time() - since > STALLED_S
 
     def tick(self) -> None:
-        """Every TICK_S, for ever: a timer, because a sleeping task costs twice its wake-ups."""
-        self._ticker = self._loop.call_later(TICK_S, self.tick)
+        """Every TICK_S, and when a worker may be lost, for ever.
+
+        A timer, because a sleeping task costs twice its wake-ups.
+        """
+        due_s = self.core.due_s()
+        is_soon = due_s is not None and 0 < due_s < TICK_S
+        self._ticker = self._loop.call_later(
+            due_s + JUST_AFTER_S if is_soon and due_s is not None else TICK_S, self.tick
+        )
         self.feed(Tick())
 
     async def close(self) -> None:

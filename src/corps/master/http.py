@@ -32,6 +32,7 @@ from corps.master.usage import usage_by_instance as by_instance
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
 from corps.model.command import AnyResult, Copy, Failure, Submission
 from corps.model.name import WorkerName, check_command_id
+from corps.model.output_view import OutputView
 from corps.model.view import (
     AppUsageView,
     ArtifactView,
@@ -41,7 +42,6 @@ from corps.model.view import (
     EventView,
     InstanceUsageView,
     InstanceView,
-    OutputView,
     StatusView,
     WhyView,
     WorkerUsageView,

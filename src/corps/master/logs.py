@@ -10,7 +10,7 @@ from corps.errors import Invalid, NotFound, Unavailable, error_of
 from corps.master.driver import ASK_DEADLINE_S, MasterDriver
 from corps.model.instance import Instance
 from corps.model.name import AttemptKey, InstanceId, attempt_key, did_you_mean
-from corps.model.view import GoneView, OutputView, PieceView, StreamView
+from corps.model.output_view import GoneView, OutputView, PieceView, StreamView
 from corps.wire.worker import (
     LOG_CHUNK_MAX_BYTES,
     FromWorker,

@@ -30,6 +30,8 @@ from corps.core.master import MasterCore
 from corps.core.records import Meta, Record
 from corps.daemon import (
     hold_lock,
+    raise_descriptor_limit,
+    raise_priority,
     refuse_optimized,
     settle_memory,
     start_log,
@@ -49,28 +51,40 @@ from corps.store.blobs import BlobStore
 from corps.store.sqlite import SqliteStore
 from corps.wire.worker import Shutdown
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SHUTDOWN_LINGER_S = 0.2
 BULK_THREADS_MAX = 32
 
 _log = logging.getLogger("corps.master")
 
 
-def run(settings: Settings, *, insecure_network: bool) -> None:
+def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
+        raise_descriptor_limit()
+        raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, directory, insecure_network))
+            runner.run(_run(settings, directory, insecure_network, accepts_rollback))
 
 
-async def _run(settings: Settings, directory: Path, insecure_network: bool) -> None:
+async def _run(
+    settings: Settings, directory: Path, insecure_network: bool, accepts_rollback: bool
+) -> None:
     host, port = parse_address(settings.listen)
     _check_network(host, insecure_network)
-    clock = Clock()
+    clock = _clock(directory / "clock")
     store = SqliteStore(directory / "state.db")
-    core = MasterCore(_load(store), settings.heartbeat_s, clock(), random.Random())
+    core = MasterCore(
+        _load(store),
+        settings.heartbeat_s,
+        clock(),
+        random.Random(),
+        life=secrets.token_hex(8),
+        accepts_rollback=accepts_rollback,
+    )
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
@@ -142,6 +156,21 @@ async def _end(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await driver.close()
+
+
+def _clock(path: Path) -> Clock:
+    """The clock of the first master of this boot: its deadlines hold when the wall clock steps."""
+    boot_id = BOOT_ID.read_text().strip()
+    try:
+        saved, _, began_at = path.read_text().partition(" ")
+        if saved == boot_id:
+            return Clock(float(began_at))
+    except (OSError, ValueError) as error:
+        if path.exists():
+            _log.warning("cannot read %s, made anew: %s", path, error)
+    clock = Clock()
+    write_atomically(path, f"{boot_id} {clock.began_at!r}")
+    return clock
 
 
 def _load(store: SqliteStore) -> Cluster:

@@ -38,6 +38,7 @@ def status(driver: MasterDriver, version: str, address: str) -> StatusView:
         version=version,
         address=address,
         epoch=cluster.meta.epoch,
+        now=driver.clock(),
         workers=len(cluster.workers),
         instances_live=sum(cluster.live_count(name) for name in cluster.workers),
     )
@@ -49,7 +50,8 @@ async def instances(
     """Rows of ps. What the operating system says now comes from each worker, or is null."""
     chosen = find_instances(driver.core.cluster, targets or ("--all",), with_dead=with_dead)
     live = await live_usage(driver, chosen, whole=not targets)
-    return [view_instance(instance, live.get(instance.key)) for instance in chosen]
+    now = driver.clock()
+    return [view_instance(instance, live.get(instance.key), now) for instance in chosen]
 
 
 async def events(driver: MasterDriver, after: int, limit: int, wait_s: float) -> list[EventView]:

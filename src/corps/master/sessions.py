@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import itertools
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -28,6 +31,7 @@ PREFACE_DEADLINE_S = 5.0
 STRANGERS_MAX = 1_000
 BACKLOG = 1_024
 SWEEP_S = 1.0
+FULL_S = 0.1
 COMPLAINT_EVERY_S = 60.0
 
 _log = logging.getLogger("corps.master")
@@ -45,17 +49,20 @@ class Sessions:
         self._strangers: set[asyncio.Task[None]] = set()
         self._complained_at: dict[str, float] = {}
         self._ids = itertools.count(1)
+        self._reserve: int | None = _reserve()
         driver.on_send = self._send
         driver.on_close = self._close
 
     async def accept(self, listener: socket.socket) -> None:
-        """Accept for ever. Out of descriptors it waits: those who are connected stay."""
+        """Accept for ever. Out of descriptors it turns away who comes: the connected stay."""
         while True:
             try:
                 sock, address = await self._loop.sock_accept(listener)
             except OSError as error:
-                _log.error("cannot accept a connection: %s", error)
-                await asyncio.sleep(SWEEP_S)
+                self._complain("accept", f"cannot accept a connection: {error}")
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._turn_away(listener)
+                await asyncio.sleep(FULL_S)
                 continue
             if len(self._strangers) >= STRANGERS_MAX:
                 sock.close()
@@ -63,6 +70,15 @@ class Sessions:
             task = self._loop.create_task(self._greet(sock, format_address(address[:2])))
             self._strangers.add(task)
             task.add_done_callback(self._strangers.discard)
+
+    def _turn_away(self, listener: socket.socket) -> None:
+        """All who wait, with the one descriptor kept for that: they try again, and not for long."""
+        if self._reserve is not None:
+            os.close(self._reserve)
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+        self._reserve = _reserve()
 
     async def sweep(self) -> None:
         """Cut connections that began a frame and never finished it."""
@@ -75,6 +91,9 @@ class Sessions:
     def close(self) -> None:
         for id in list(self._connections):
             self._close(id, "the master ends")
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
 
     async def _greet(self, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)
@@ -92,7 +111,8 @@ class Sessions:
         elif preface == BULK_PREFACE:
             self._serve_bulk(sock)
         else:
-            self._complain(address, preface)
+            host = address.rpartition(":")[0]
+            self._complain(host, f"{address} is no worker of ours: it said {preface!r}")
             sock.close()
 
     async def _preface(self, sock: socket.socket) -> bytes:
@@ -139,15 +159,22 @@ class Sessions:
             _log.info("connection %d closed: %s", id, reason)
             connection.close(reason)
 
-    def _complain(self, address: str, preface: bytes) -> None:
+    def _complain(self, source: str, text: str) -> None:
         """One line a minute for each source, however often it knocks."""
-        host = address.rpartition(":")[0]
         now = time.monotonic()
-        if now - self._complained_at.get(host, -COMPLAINT_EVERY_S) >= COMPLAINT_EVERY_S:
+        if now - self._complained_at.get(source, -COMPLAINT_EVERY_S) >= COMPLAINT_EVERY_S:
             if len(self._complained_at) > STRANGERS_MAX:
                 self._complained_at.clear()
-            self._complained_at[host] = now
-            _log.warning("%s is no worker of ours: it said %r", address, preface)
+            self._complained_at[source] = now
+            _log.warning("%s", text)
+
+
+def _reserve() -> int | None:
+    """A descriptor to give up when there is no other; None when there is none even for that."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def listen(host: str, port: int) -> socket.socket:

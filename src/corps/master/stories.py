@@ -57,7 +57,7 @@ def _why(
         now = Now(driver.clock(), cluster.workers[instance.worker], os_state)
         chain.append(tell_now(instance, now))
     return WhyView(
-        instance=view_instance(instance, live),
+        instance=view_instance(instance, live, driver.clock()),
         story=tuple(map(view_event, story)),
         sentences=view_sentences(chain),
         certificates=tuple(map(view_certificate, certificates)),

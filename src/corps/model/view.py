@@ -23,6 +23,7 @@ class WorkerView(View, frozen=True, kw_only=True):
     cpu_count: int
     memory_bytes: int
     version: str
+    reason: str | None = None
 
 
 class DeathView(View, frozen=True, kw_only=True):
@@ -61,6 +62,8 @@ class InstanceView(View, frozen=True, kw_only=True):
     artifact: str
     digest: str
     args: tuple[str, ...]
+    ran_s: float | None = None
+    waits_s: float | None = None
     restart: str = "never"
     not_before: str | None = None
     failures: int = 0
@@ -104,8 +107,7 @@ class TreesView(View, frozen=True, kw_only=True):
 
 
 class InstanceUsageView(View, frozen=True, kw_only=True):
-    """cpu_... and ..._rss_... are the process itself and children it waited for, from wait4 or
-    /proc; `tree` has all its descendants."""
+    """cpu_... and ..._rss_... are of the process and children it waited for; `tree` has all."""
 
     id: str
     state: str
@@ -344,52 +346,6 @@ class CompareView(View, frozen=True, kw_only=True):
     sentences: tuple[str, ...]
 
 
-class LogChunkView(View, frozen=True, kw_only=True):
-    """Bytes of a log are sent raw over HTTP; this is what the headers say."""
-
-    offset: int
-    next_offset: int
-    size_bytes: int
-    is_final: bool
-    first: int = 0
-    why: str | None = None
-
-
-class PieceView(View, frozen=True, kw_only=True):
-    """Whole lines of one stream, in base64 as JSON has no bytes. They were there at `at`."""
-
-    stream: str
-    at: str
-    offset: int
-    data: bytes
-
-
-class StreamView(View, frozen=True):
-    """Where the next piece begins, and where the stream ends now."""
-
-    next_offset: int
-    size_bytes: int
-
-
-class GoneView(View, frozen=True):
-    """Bytes that were asked for and are not kept any more, and what took them."""
-
-    stream: str
-    size_bytes: int
-    why: str
-
-
-class OutputView(View, frozen=True, kw_only=True):
-    """The output of an attempt in the order of time; `is_final`: nothing more comes."""
-
-    attempt: int
-    pieces: tuple[PieceView, ...]
-    stdout: StreamView
-    stderr: StreamView
-    gone: tuple[GoneView, ...]
-    is_final: bool
-
-
 class StatusView(View, frozen=True, kw_only=True):
     cluster: str
     version: str
@@ -397,3 +353,4 @@ class StatusView(View, frozen=True, kw_only=True):
     epoch: int
     workers: int
     instances_live: int
+    now: float = 0.0

@@ -21,7 +21,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """One worker.
 
     `state_id` names its state directory (made once, at random), `boot_id` the boot of its machine:
-    together they tell whether what the worker does not list can still be running.
+    together they tell whether what the worker does not list can still be running. `incarnation`
+    counts the starts of its daemon, `process_id` names the last one; `reason` is why it is in its
+    state; `has_heard_more` than this master, which was set back, could tell it.
     """
 
     name: WorkerName
@@ -35,3 +37,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     joined_at: float
     state_since: float
+    incarnation: int = 0
+    process_id: str = ""
+    reason: str = ""
+    has_heard_more: bool = False

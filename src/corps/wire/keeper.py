@@ -180,12 +180,13 @@ class Signaled(KeeperMessage, frozen=True, kw_only=True):
 
 
 class Listing(KeeperMessage, frozen=True, kw_only=True):
-    """Everything known, in parts."""
+    """Everything known, in parts. `now`: what the keeper's clock says."""
 
     attempts: tuple[KeptAttempt, ...]
     totals: Totals
     keeper_pid: int
     is_last: bool
+    now: float | None = None
 
 
 class TotalsNow(KeeperMessage, frozen=True, kw_only=True, tag="totals"):

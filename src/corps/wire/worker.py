@@ -48,7 +48,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, kw_only=True):
-    """First message. Its Inventory follows; only then is the worker usable."""
+    """First message. Its Inventory follows; only then is the worker usable.
+
+    `incarnation` counts the starts on its state directory, `process_id` is made anew at each;
+    `is_copy`: the directory is a copy, and no master has noted that yet. `epoch`,
+    `life` and `heard_seq` are the last that it heard of a master; `now` is its clock.
+    """
 
     protocol: int
     name: str
@@ -59,6 +64,13 @@ class Hello(Message, frozen=True, kw_only=True):
     cpu_count: int
     memory_bytes: int
     version: str
+    incarnation: int = 0
+    process_id: str = ""
+    is_copy: bool = False
+    epoch: int = 0
+    life: str = ""
+    heard_seq: int = 0
+    now: float | None = None
 
 
 class Inventory(Message, frozen=True, kw_only=True):
@@ -113,9 +125,10 @@ class Uninstalled(Message, frozen=True, kw_only=True):
 
 
 class Removed(Message, frozen=True, kw_only=True):
-    """The files of these attempts are gone."""
+    """The files of these attempts are gone; those of `alive` stay: something runs there."""
 
     keys: tuple[AttemptKey, ...]
+    alive: tuple[AttemptKey, ...] = ()
 
 
 class SignalDone(Message, frozen=True, kw_only=True):
@@ -227,11 +240,16 @@ FromWorker: TypeAlias = (
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The worker belongs to this cluster. `epoch` counts the starts of the master."""
+    """The worker belongs to this cluster.
+
+    `epoch` counts the starts of the master, `life` names this one, `seq` counts events.
+    """
 
     cluster: str
     epoch: int
     heartbeat_s: float
+    life: str = ""
+    seq: int = 0
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -243,6 +261,13 @@ class Refused(Message, frozen=True, kw_only=True):
 
 class Rejoin(Message, frozen=True, kw_only=True):
     """You were lost: say hello again, with all you have."""
+
+
+class Told(Message, frozen=True, kw_only=True):
+    """A sentence for the worker's log. `is_noted`: that its directory is a copy is known here."""
+
+    text: str
+    is_noted: bool = False
 
 
 class Start(Message, frozen=True, kw_only=True):
@@ -269,9 +294,13 @@ class SendSignal(Message, frozen=True, kw_only=True):
 
 
 class Forget(Message, frozen=True, kw_only=True):
-    """The deaths of these attempts are durable at the master: no need to report them again."""
+    """The deaths of these attempts are durable at the master: no need to report them again.
+
+    `seq` is the master's last event: one that has fewer is an older copy, and may not know them.
+    """
 
     keys: tuple[AttemptKey, ...]
+    seq: int = 0
 
 
 class Remove(Message, frozen=True, kw_only=True):
@@ -344,6 +373,7 @@ ToWorker: TypeAlias = (
     Welcome
     | Refused
     | Rejoin
+    | Told
     | Start
     | End
     | SendSignal

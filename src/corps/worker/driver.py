@@ -23,11 +23,11 @@ from corps.store.blobs import BlobStore
 from corps.store.trees import LaunchPaths, Trees
 from corps.wire import keeper, worker
 from corps.worker.answers import answer_sample, answer_series
-from corps.worker.facts import WorkerFile, save_worker_file
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
 from corps.worker.sampler import Sampler
+from corps.worker.state import WorkerFile, save
 from corps.worker.terms import spawn_terms, user_environment
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
@@ -37,6 +37,7 @@ from corps.worker.witness import Witness
 
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
+REOPEN_S = 1.0
 PROGRESS_EVERY_S = 0.25
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -54,6 +55,7 @@ class Home(NamedTuple):
     trees: Trees
     disk_reserve_bytes: int | None = None
     sample_s: float = 0.0
+    nice: int = 0  # of what it starts: its own may be less
 
 
 class WorkerDriver:
@@ -68,10 +70,11 @@ class WorkerDriver:
         self._layout = Layout(directory)
         self._processes = Processes()
         self._verdicts = Verdicts(is_asked=LOST_STATUS not in keeper_options())
+        options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
         self._witness = Witness(self._layout, self._trees, clock)
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
         self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
-        self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone)
+        self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._watchdog = Watchdog(self._keeper.send)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,7 +102,7 @@ class WorkerDriver:
             raise
 
     def master_said(self, messages: tuple[worker.ToWorker, ...]) -> None:
-        orders = []
+        orders: list[worker.ToWorker] = []
         for message in messages:
             match message:
                 case worker.Sample():
@@ -109,6 +112,9 @@ class WorkerDriver:
                     self._spawn_task(answer_series(message, self.tell, self._sampler))
                 case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
+                case worker.Told():
+                    _log.warning("the master says: %s", message.text)
+                    orders.append(message)
                 case _:
                     orders.append(message)
         if orders:
@@ -121,6 +127,7 @@ class WorkerDriver:
         whole = self._loop.time() >= self._peaks_at
         if whole:
             self._peaks_at = self._loop.time() + PEAKS_EVERY_S
+            self._keeper.ask_again()
             self._witness.tick()
         if self._watchdog.is_due(self._loop.time()):
             self._spawn_task(self._watchdog.look())
@@ -159,13 +166,26 @@ class WorkerDriver:
             case ev.RemoveFiles():
                 self._spawn_task(self._remove_files(effect.keys))
             case ev.Adopt():
-                self._file = WorkerFile(state_id=self._file.state_id, cluster=effect.cluster)
-                save_worker_file(self._directory, self._file)
+                self._adopt(effect)
             case ev.Leave():
                 self._is_leaving = True
                 self._spawn_task(self._leave(effect))
             case _:
                 assert_never(effect)
+
+    def _adopt(self, heard: ev.Adopt) -> None:
+        file = msgspec.structs.replace(
+            self._file,
+            cluster=heard.cluster,
+            epoch=heard.epoch,
+            life=heard.life,
+            heard_seq=heard.heard_seq,
+            is_copy=heard.is_copy,
+        )
+        try:
+            self._file = save(self._directory, file)
+        except OSError as error:  # a full disk: what runs is worth more than this note
+            _log.error("cannot note what the master said: %s", error)
 
     def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
         if self._watch_logs.refusal is not None:
@@ -323,8 +343,9 @@ class WorkerDriver:
     def _watch(self, key: AttemptKey, pid: int, pidfds: dict[AttemptKey, int]) -> None:
         pidfd = pidfds.pop(key, None)
         if pidfd is not None:
-            self._verdicts.hold(key, pidfd)
-            self._processes.watch(key, pid, pidfd)
+            is_held = self._verdicts.hold(key, pidfd)
+            if not self._processes.watch(key, pid, pidfd) or not is_held:
+                self._keeper.is_short()
 
     def _keeper_gone(self) -> None:
         self.feed(ev.KeeperGone())
@@ -332,11 +353,17 @@ class WorkerDriver:
             self._spawn_task(self._reopen_keeper())
 
     async def _reopen_keeper(self) -> None:
-        try:
-            await self._keeper.open()
-        except CorpsError as error:
-            if not self.over.done():
-                self.over.set_exception(error)
+        while True:
+            try:
+                await self._keeper.open()
+            except CorpsError as error:
+                if not self.over.done():
+                    self.over.set_exception(error)
+            except OSError as error:  # out of descriptors: what runs goes on, and so do we
+                _log.error("cannot reach the keeper: %s", error)
+                await asyncio.sleep(REOPEN_S)
+                continue
+            return
 
     # ---- questions
 

@@ -24,6 +24,8 @@ FDS_MAX = 253  # SCM_MAX_FD, unix(7)
 START_DEADLINE_S = 10.0
 RETRY_S = 0.02
 STARTS_MAX = 5
+LOG_LINES = 20
+ROOM_FDS = 32
 QUEUE_MAX_BYTES = 64 << 20
 
 _LENGTH = struct.Struct(">I")
@@ -44,14 +46,22 @@ class KeeperLink:
     """`on_messages(messages, pidfds)` gets what one read completes; the pidfds, by attempt, are
     the receiver's to close. `on_gone` is called once for each connection that ends."""
 
-    def __init__(self, directory: Path, on_messages: OnMessages, on_gone: Callable[[], None]):
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        on_messages: OnMessages,
+        on_gone: Callable[[], None],
+        *,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self._directory, self._options = directory, options
         self._on_messages, self._on_gone = on_messages, on_gone
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._incoming = bytearray()
-        self._pidfds: deque[int] = deque()
+        self._pidfds: deque[list[int]] = deque()  # those of one message each
+        self._is_short = False  # some pidfds did not arrive: no descriptor was left
         self._outgoing = bytearray()
 
     async def open(self) -> None:
@@ -64,14 +74,17 @@ class KeeperLink:
         while (sock := self._connect()) is None:
             if self._process is None or self._process.poll() is not None:
                 if starts == STARTS_MAX or self._loop.time() > end:
-                    log = self._directory / "keeper.log"
-                    raise Unavailable(f"no keeper for {self._directory} stays up: see {log}")
+                    raise Unavailable(
+                        f"no keeper for {self._directory} stays up: {self._last_words()}; "
+                        "nothing was changed and nothing ended"
+                    )
                 self._start()
                 starts += 1
             await asyncio.sleep(RETRY_S * 2**starts)
         self._socket = sock
         self._incoming.clear()
         self._outgoing.clear()
+        self._is_short = False
         self._loop.add_reader(sock.fileno(), self._read)
         self.send(ListAll())
 
@@ -116,7 +129,11 @@ class KeeperLink:
         """In a session of its own, so that neither our end nor a ctrl-C reaches it."""
         with (self._directory / "keeper.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command(sys.executable, str(self._directory)), *keeper_options()],
+                [
+                    *command(sys.executable, str(self._directory)),
+                    *keeper_options(),
+                    *self._options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -125,10 +142,15 @@ class KeeperLink:
                 start_new_session=True,
             )
 
+    def _last_words(self) -> str:
+        path = self._directory / "keeper.log"
+        lines = path.read_text(errors="replace").split("\n")[-LOG_LINES:]
+        return next((line for line in reversed(lines) if line), f"see {path}")
+
     def _read(self) -> None:
         assert self._socket is not None
         try:
-            data, fds, _, _ = socket.recv_fds(
+            data, fds, flags, _ = socket.recv_fds(
                 self._socket, READ_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
@@ -136,7 +158,10 @@ class KeeperLink:
         except OSError as error:
             self._drop(str(error))
             return
-        self._pidfds.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            self.is_short()
+        if fds or flags & socket.MSG_CTRUNC:  # one read never has those of two messages, unix(7)
+            self._pidfds.append(fds)
         if not data:
             self._drop("it closed the connection")
             return
@@ -165,19 +190,31 @@ class KeeperLink:
         return messages
 
     def _take_pidfds(self, messages: list[FromKeeper]) -> dict[str, int]:
-        keys: list[str] = []
-        for message in messages:
-            if isinstance(message, Spawned):
-                keys.append(message.key)
-            elif isinstance(message, Listing):
-                keys += [kept.key for kept in message.attempts if kept.has_pidfd]
         taken: dict[str, int] = {}
-        for key in keys:
-            if self._pidfds:
+        for message in messages:
+            keys: list[str] = []
+            if isinstance(message, Spawned):
+                keys = [message.key]
+            elif isinstance(message, Listing):
+                keys = [kept.key for kept in message.attempts if kept.has_pidfd]
+            # Fewer came than were sent when no descriptor was left: the first ones.
+            for key, pidfd in zip(keys, self._pidfds.popleft() if keys else (), strict=False):
                 if key in taken:
                     os.close(taken[key])
-                taken[key] = self._pidfds.popleft()
+                taken[key] = pidfd
         return taken
+
+    def is_short(self) -> None:
+        """A process is not under watch, because no descriptor was left for it."""
+        if not self._is_short:
+            self._is_short = True
+            _log.error("no descriptor is left for some processes under watch: raise ulimit -n")
+
+    def ask_again(self) -> None:
+        """If pidfds are missing and there is room again: a new connection has them all."""
+        if self._is_short and _has_room():
+            self._is_short = False
+            self._drop("it is asked again for the pidfds that are missing")
 
     def _flush(self) -> None:
         if self._socket is None or not self._outgoing:
@@ -204,7 +241,21 @@ class KeeperLink:
         self._socket.close()
         self._socket = None
         while self._pidfds:
-            os.close(self._pidfds.popleft())
+            for pidfd in self._pidfds.popleft():
+                os.close(pidfd)
         if reason is not None:
             _log.warning("the keeper is gone: %s", reason)
             self._on_gone()
+
+
+def _has_room() -> bool:
+    """Descriptors can be opened again, and some more than one."""
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(ROOM_FDS))
+    except OSError:
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return True

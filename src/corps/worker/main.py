@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import random
-import resource
 import signal
 import socket
 from typing import Any
@@ -17,7 +16,14 @@ from corps.clock import Clock
 from corps.config import Settings
 from corps.core.events import Linked, Unlinked
 from corps.core.worker import WorkerCore
-from corps.daemon import hold_lock, refuse_optimized, settle_memory, start_log
+from corps.daemon import (
+    hold_lock,
+    raise_descriptor_limit,
+    raise_priority,
+    refuse_optimized,
+    settle_memory,
+    start_log,
+)
 from corps.errors import Denied
 from corps.model.name import check_name
 from corps.net.address import format_address, is_loopback, parse_address
@@ -27,7 +33,8 @@ from corps.store.trees import Trees
 from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
 from corps.worker.driver import Home, WorkerDriver
-from corps.worker.facts import default_name, load_worker_file, make_hello
+from corps.worker.facts import default_name, make_hello
+from corps.worker.state import begin
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
@@ -58,21 +65,31 @@ def run(
     directory = settings.worker_dir(name)
     with hold_lock(directory, "worker"):
         start_log()
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
+        nice = raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, name, labels, address))
+            runner.run(_run(settings, name, labels, address, nice))
 
 
 async def _run(
-    settings: Settings, name: str, labels: dict[str, str], address: tuple[str, int]
+    settings: Settings, name: str, labels: dict[str, str], address: tuple[str, int], nice: int
 ) -> None:
     directory = settings.worker_dir(name)
-    file = load_worker_file(directory)
+    file = begin(directory)
     hello = make_hello(name, labels, file)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
-    home = Home(directory, name, file, blobs, trees, settings.disk_reserve_bytes, settings.sample_s)
+    home = Home(
+        directory=directory,
+        name=name,
+        file=file,
+        blobs=blobs,
+        trees=trees,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+        sample_s=settings.sample_s,
+        nice=nice,
+    )
     driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)
     loop = asyncio.get_running_loop()
@@ -105,14 +122,17 @@ async def _stay_linked(driver: WorkerDriver, address: tuple[str, int]) -> None:
     delay_s = RETRY_MIN_S
     complained = False
     while True:
+        began = asyncio.get_running_loop().time()
         try:
             await _serve(driver, address)
-            delay_s, complained = RETRY_MIN_S, False
+            complained = False
         except (OSError, TimeoutError) as error:
             if not complained:
                 _log.warning("cannot reach the master at %s: %s", format_address(address), error)
                 complained = True
-            delay_s = min(delay_s * 2, RETRY_MAX_S)
+        # One that ends as soon as it is made is no better than none.
+        is_long = asyncio.get_running_loop().time() - began > RETRY_MAX_S
+        delay_s = RETRY_MIN_S if is_long else min(delay_s * 2, RETRY_MAX_S)
         await asyncio.sleep(rng.uniform(0, delay_s))
 
 
@@ -148,9 +168,3 @@ def _connect(address: tuple[str, int]) -> socket.socket:
     sock = socket.create_connection(address, timeout=CONNECT_DEADLINE_S)
     tune(sock, SILENCE_S)
     return sock
-
-
-def _raise_descriptor_limit() -> None:
-    """Three descriptors a process under watch: as many as we are allowed."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

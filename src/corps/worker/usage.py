@@ -6,6 +6,7 @@ never a stranger who got the same pid. 500 processes take 3 ms a sweep.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from contextlib import suppress
@@ -28,6 +29,7 @@ OS_STATES = {
     "X": "zombie",
     "I": "idle",
 }
+FULL = (errno.EMFILE, errno.ENFILE)
 UTIME, STIME, RSS = 11, 12, 21  # fields of proc_pid_stat(5) counted after the command's ")"
 
 
@@ -40,20 +42,23 @@ class Processes:
         self._peaks: dict[AttemptKey, int] = {}
         self._leaders: dict[AttemptKey, Leader] = {}
 
-    def watch(self, key: AttemptKey, pid: int, pidfd: int) -> None:
-        """Take over `pidfd`. Nothing is opened for a process that is gone already."""
+    def watch(self, key: AttemptKey, pid: int, pidfd: int) -> bool:
+        """Take over `pidfd`. Nothing is opened for a process that is gone already.
+
+        False: no descriptor was left to watch it by.
+        """
         self.drop(key)
         try:
             stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
             os.close(pidfd)
-            return
+            return error.errno not in FULL
         try:
             status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
             os.close(stat)
             os.close(pidfd)
-            return
+            return error.errno not in FULL
         self._watched[key] = (pidfd, stat, status)
         self._unsampled[key] = None
         with suppress(ProcessLookupError):
@@ -61,6 +66,7 @@ class Processes:
         if _has_ended(pidfd):
             # The pid may have been given to somebody else before we opened its files.
             self.drop(key)
+        return True
 
     def pidfd(self, key: AttemptKey) -> int | None:
         watched = self._watched.get(key)

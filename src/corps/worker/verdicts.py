@@ -24,10 +24,14 @@ class Verdicts:
         self._is_asked = is_asked  # False: as on a kernel that does not tell
         self._pidfds: dict[AttemptKey, int] = {}
 
-    def hold(self, key: AttemptKey, pidfd: int) -> None:
-        """Keep a copy of `pidfd`."""
+    def hold(self, key: AttemptKey, pidfd: int) -> bool:
+        """Keep a copy of `pidfd`. False: no descriptor was left for it."""
         self.drop(key)
-        self._pidfds[key] = os.dup(pidfd)
+        try:
+            self._pidfds[key] = os.dup(pidfd)
+        except OSError:
+            return False
+        return True
 
     def drop(self, key: AttemptKey) -> None:
         pidfd = self._pidfds.pop(key, None)

@@ -30,7 +30,7 @@ def _try(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_second_keeper_ends_with_a_clear_line(keeper: Keeper, order: Order) -> None:
     second = _try(keeper.directory)
-    assert (second.returncode, second.stdout) == (1, "")
+    assert (second.returncode, second.stdout) == (5, "")
     assert (
         second.stderr == f"corps keeper: {keeper.directory}: another keeper serves this directory\n"
     )

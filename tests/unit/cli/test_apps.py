@@ -7,16 +7,15 @@ import re
 import pytest
 
 from corps.cli.apps import state_of
-from corps.clock import Clock
 from corps.core.views import view_instance
 from corps.model.instance import Exited, Instance, InstanceState, await_next
 from corps.model.terms import Restart
-from tests.support.build import a_dead_instance, an_instance
+from tests.support.build import NOW, a_dead_instance, an_instance
 
 
 def a_waiting_instance(in_s: float) -> Instance:
     dead = a_dead_instance(death=Exited(code=1), attempt=2, restart=Restart.ALWAYS)
-    return await_next(dead, failures=2, not_before=Clock()() + in_s)
+    return await_next(dead, failures=2, not_before=NOW + in_s)
 
 
 @pytest.mark.parametrize(
@@ -32,4 +31,4 @@ def a_waiting_instance(in_s: float) -> Instance:
 def test_the_state_says_why_it_is_dead_and_when_it_is_started_again(
     instance: Instance, state: str
 ) -> None:
-    assert re.fullmatch(state, state_of(view_instance(instance)))
+    assert re.fullmatch(state, state_of(view_instance(instance, now=NOW)))

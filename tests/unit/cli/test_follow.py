@@ -12,14 +12,8 @@ from corps.cli.output import Display, Lines, Source, last_lines
 from corps.client import Client
 from corps.errors import Invalid, Unavailable
 from corps.model.command import Failure
-from corps.model.view import (
-    GoneView,
-    InstanceView,
-    OutputView,
-    PieceView,
-    StreamView,
-    UsageView,
-)
+from corps.model.output_view import GoneView, OutputView, PieceView, StreamView
+from corps.model.view import InstanceView, UsageView
 from tests.unit.test_client import Answer, Master, serving
 
 

@@ -19,6 +19,7 @@ def test_rfc3339_with_and_without_zone() -> None:
 )
 def test_how_long_ago(text: str, ago_s: float) -> None:
     assert parse_since(text) == pytest.approx(Clock()() - ago_s, abs=1.0)
+    assert parse_since(text, lambda: 1_000_000.0) == 1_000_000.0 - ago_s
 
 
 @pytest.mark.parametrize(

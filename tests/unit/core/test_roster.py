@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from corps.core.roster import ARTIFACTS_MAX, JOIN_MAX_S, LABELS_MAX, WORKERS_MAX
+from corps.core.lineage import LABELS_MAX
+from corps.core.roster import ARTIFACTS_MAX, JOIN_MAX_S, WORKERS_MAX
 from corps.model.instance import InstanceState, Vanished
 from corps.model.worker import WorkerState
 from corps.wire import worker as wire

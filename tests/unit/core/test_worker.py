@@ -11,6 +11,7 @@ from corps.wire.output import Note
 from tests.support.build import (
     CLUSTER,
     DIGEST,
+    NOW,
     AWorker,
     a_hello,
     a_ready_worker,
@@ -40,7 +41,7 @@ def test_nobody_is_told_hello_before_the_keeper_said_what_runs() -> None:
     worker = AWorker()
     assert worker.step(ev.Linked()) == []
     assert worker.keeper_lists(kept(), is_last=False) == []
-    assert worker.keeper_lists() == [ev.Tell(a_hello())]
+    assert worker.keeper_lists() == [ev.Tell(a_hello(now=NOW))]
     effects = worker.welcome()
     (inventory,) = told(effects, wire.Inventory)
     assert [report.key for report in inventory.reports] == [KEY]
@@ -50,10 +51,10 @@ def test_nobody_is_told_hello_before_the_keeper_said_what_runs() -> None:
 def test_once_it_was_listed_a_new_connection_begins_with_hello() -> None:
     worker = AWorker()
     assert worker.keeper_lists() == []
-    assert worker.step(ev.Linked()) == [ev.Tell(a_hello())]
+    assert worker.step(ev.Linked()) == [ev.Tell(a_hello(now=NOW))]
     worker.step(ev.Unlinked())
     worker.step(ev.KeeperGone())
-    assert worker.step(ev.Linked()) == [ev.Tell(a_hello())]
+    assert worker.step(ev.Linked()) == [ev.Tell(a_hello(now=NOW))]
 
 
 def test_a_welcome_is_answered_with_everything_it_has() -> None:
@@ -86,9 +87,9 @@ def test_a_worker_of_no_cluster_adopts_the_one_that_bids_it_welcome() -> None:
     worker = AWorker(cluster=None)
     worker.keeper_lists()
     worker.step(ev.Linked())
-    assert worker.welcome()[0] == ev.Adopt(CLUSTER)
+    assert worker.welcome()[0] == ev.Adopt(CLUSTER, epoch=1)
     worker.step(ev.Unlinked())
-    assert worker.step(ev.Linked()) == [ev.Tell(a_hello())]
+    assert worker.step(ev.Linked()) == [ev.Tell(a_hello(epoch=1, now=NOW))]
 
 
 def test_a_worker_does_not_serve_two_clusters() -> None:
@@ -277,7 +278,8 @@ def test_the_logs_of_the_living_are_not_deleted() -> None:
     worker = a_ready_worker()
     worker.run()
     effects = worker.obey(wire.Remove(keys=(KEY, "web.9#1")))
-    assert effects == [ev.RemoveFiles(("web.9#1",))]
+    kept_back = ev.Tell(wire.Removed(keys=(), alive=(KEY,)))
+    assert effects == [kept_back, ev.RemoveFiles(("web.9#1",))]
     done = wire.Removed(keys=("web.9#1",))
     assert worker.step(ev.Performed(done)) == [ev.Tell(done)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster, cluster
+from tests.support.frozen import Frozen, freezer
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +23,9 @@ def alone(tmp_path: Path) -> Iterator[Cluster]:
     """A master and one worker, for a test that kills daemons."""
     with cluster(tmp_path, "w1") as made:
         yield made
+
+
+@pytest.fixture
+def frozen() -> Iterator[Frozen]:
+    with freezer() as freeze:
+        yield freeze

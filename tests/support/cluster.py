@@ -17,6 +17,7 @@ from corps.config import Settings
 from corps.errors import CorpsError
 from corps.model.command import Launch
 from corps.model.view import InstanceView
+from tests.support import groups
 from tests.support.waiting import until
 
 BEAT_S = 0.5
@@ -152,6 +153,8 @@ class Cluster:
             leftovers = self.processes()
             for pid in leftovers:
                 os.kill(pid, signal.SIGKILL)
+            for directory in (self.settings.state_dir / "workers").glob("*"):
+                groups.end(directory, is_expected=True)  # keepers are killed here
         assert not leftovers, f"left behind: {[(pid, _words(pid)) for pid in leftovers]}"
 
     def processes(self) -> list[int]:

@@ -21,7 +21,7 @@ LIMITED = "-limited"  # beside the base: groups with controllers cost more to ma
 OPTIONAL = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # not on every kernel
 NAMES_MAX = 100  # groups of one name, left behind by keepers that were killed
 EVENTS = {  # file, and the field that counts how often the limit was met
-    "memory": (("memory.events", "max"), ("memory.failcnt", ""), ("memory.memsw.failcnt", "")),
+    "memory": (("memory.events", "max"), ("memory.failcnt", "")),
     "pids": (("pids.events", "max"),),
 }
 OOM = (("memory.events", "oom_kill"), ("memory.oom_control", "oom_kill"))

@@ -15,6 +15,7 @@ import pytest
 from corps.wire.keeper import Spawn
 from tests.integration.keeper.driver import Keeper
 from tests.support import groups, programs
+from tests.support.frozen import Frozen, freezer
 from tests.support.waiting import until
 
 MARK = "CORPS_TEST"
@@ -92,21 +93,9 @@ def hung(tmp_path: Path, built: Callable[[str], str]) -> Iterator[str]:
 
 
 @pytest.fixture
-def frozen() -> Iterator[Callable[[int | None], None]]:
-    """`frozen(PID)` freezes, `frozen(None)` thaws."""
-    group = Path(groups.places()["freezer"]) / f"corps-test-{os.getpid()}"
-    group.mkdir()
-
-    def freeze(pid: int | None) -> None:
-        if pid is not None:
-            (group / "cgroup.procs").write_text(str(pid))
-        wanted = "THAWED" if pid is None else "FROZEN"
-        (group / "freezer.state").write_text(wanted)
-        until(lambda: (group / "freezer.state").read_text().strip() == wanted)
-
-    yield freeze
-    freeze(None)
-    groups.remove(group)
+def frozen() -> Iterator[Frozen]:
+    with freezer() as freeze:
+        yield freeze
 
 
 @pytest.fixture

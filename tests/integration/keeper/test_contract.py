@@ -13,11 +13,11 @@ from corps.keeper.main import SHAPES
 from corps.wire import keeper as wire
 from corps.wire.worker import Totals
 from tests.integration.keeper.driver import Keeper, frame
+from tests.support.frozen import Frozen
 
 Start = Callable[..., Keeper]
 Order = Callable[..., wire.Spawn]
 Built = Callable[[str], str]
-Frozen = Callable[[int | None], None]
 
 
 def test_the_keeper_knows_each_field_of_each_request() -> None:

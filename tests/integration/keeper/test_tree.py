@@ -17,11 +17,11 @@ import pytest
 from corps.wire import keeper as wire
 from tests.integration.keeper.driver import Keeper, status_of
 from tests.support import groups, programs
+from tests.support.frozen import Frozen
 from tests.support.waiting import until
 
 NOBODY = 65_534
 WAYS = ["cgroup", "marker", "cgroup of an ordinary user", "marker of an ordinary user"]
-Frozen = Callable[[int | None], None]
 
 
 class Ground(NamedTuple):

@@ -2,6 +2,7 @@
  * files   opens /dev/null until it may not: "N files, errno E"
  * forks   forks until it may not, ends them: "N forks, errno E"
  * memory  takes ARG MiB: "all of it", or exits 9 without
+ * hold    forks ARG children and waits for ever with them
  * burn    uses CPU for ever; SIGXCPU is counted and said once: "SIGXCPU"
  * spin    uses CPU for ever
  * born    what it was born with: ids, groups, nice, umask, limits, no_new_privs */
@@ -71,6 +72,9 @@ int main(int argc, char **argv) {
         }
         puts("all of it");
         fflush(stdout);
+        for (;;) pause();
+    } else if (!strcmp(argv[1], "hold")) {
+        while (count < amount && fork() != 0) count++;
         for (;;) pause();
     } else if (!strcmp(argv[1], "burn")) {
         signal(SIGXCPU, said);

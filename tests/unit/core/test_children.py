@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -550,6 +552,7 @@ def test_totals_are_the_drivers() -> None:
 
 
 SEEN = Evidence(seen_at=NOW + 1, argv=("/t/web",))
+WATCHED = "its worker ended it: pids 9"
 
 
 def test_what_was_seen_of_a_death_is_reported_with_it() -> None:
@@ -582,6 +585,72 @@ def test_a_deadline_of_the_keeper_is_no_strangers_signal() -> None:
     report = ended(worker, kept_dead(KEY, 9, deadline_s=30.0))
     assert report.evidence is not None
     assert report.evidence.limit == "its keeper ended it: it had not executed 30 s after its fork"
+
+
+def test_what_its_keeper_saw_of_tree_and_limits_is_evidence() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    survivors = (kw.KeptSurvivor(pid=7, command="dd (in disk sleep)"),)
+    enforced = {"memory": "cgroup v1", "cpu": "rlimit"}
+    facts: dict[str, Any] = {"lingering": 3, "survivors": survivors, "enforced": enforced}
+    report = ended(worker, kept_dead(KEY, 9, oom_kills=1, **facts))
+    assert report.enforced == enforced
+    assert report.evidence is not None
+    seen = report.evidence
+    assert (seen.lingering, seen.survivors[0].pid) == (3, 7)
+    assert seen.oom == "the OOM killer took 1 process of this instance at its memory limit"
+    assert (seen.proves_oom, seen.limit) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "facts", "limit"),
+    [
+        (24, {"enforced": {"cpu": "rlimit"}}, "it had used the CPU time of its limit cpu"),
+        (24, {}, None),
+        (25, {}, "a file had reached the size that setrlimit(2) allows"),
+        (0x100, {"limit_hits": {"pids": 3}}, "it met its limits: pids, 3 times"),
+        (9, {"limit_hits": {"pids": 3}}, None),
+        (9, {"signals": (kw.KeptSignal(signal=9, at=NOW, note="pids 9"),)}, WATCHED),
+        (9, {"signals": (kw.KeptSignal(signal=9, at=NOW),)}, None),
+    ],
+)
+def test_only_the_limit_that_ended_it_is_said_to_have(
+    status: int, facts: dict[str, Any], limit: str | None
+) -> None:
+    worker = a_ready_worker()
+    worker.run()
+    report = ended(worker, kept_dead(KEY, status, **facts))
+    assert report.evidence is not None and report.evidence.limit == limit
+
+
+def test_what_does_not_die_is_told_of_while_it_lives() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    worker.step(ev.MasterSaid((wire.End(key=KEY, signal=9, grace_s=None),)))
+    left = (kw.KeptSurvivor(pid=100, command="dd"),)
+    stuck = kept(KEY, executed=True, survivors=left)
+    report = reports(worker.keeper_says(kw.Stuck(attempt=stuck)))[KEY]
+    assert report.state is InstanceState.STOPPING
+    assert report.evidence is not None and report.evidence.survivors[0].pid == 100
+    late = ended(worker, kept_dead(KEY, 9))
+    assert late.evidence is not None and late.evidence.survivors == ()
+
+
+def test_what_is_enforced_is_told_as_soon_as_it_runs() -> None:
+    worker = a_ready_worker()
+    worker.start()
+    said = kw.Spawned(
+        key=KEY, pid=100, forked_at=NOW, executed_at=NOW, enforced={"nofile": "rlimit"}
+    )
+    assert reports(worker.keeper_says(said))[KEY].enforced == {"nofile": "rlimit"}
+
+
+def test_a_refusal_has_the_stage_that_its_keeper_says() -> None:
+    worker = a_ready_worker()
+    worker.start()
+    refused = kw.Refused(key=KEY, reason="no cgroup here", stage="limits")
+    death = reports(worker.keeper_says(refused))[KEY].death
+    assert death == SpawnFailed(stage="limits", errno=0, message="no cgroup here")
 
 
 def test_what_had_to_travel_is_reported() -> None:

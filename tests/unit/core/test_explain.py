@@ -18,8 +18,10 @@ from corps.model.instance import (
     LogLine,
     Signaled,
     SpawnFailed,
+    Survivor,
     Vanished,
 )
+from corps.model.terms import Linger, Terms
 from tests.support.build import NOW, an_instance, delivered
 
 STOP = Asked(cause=Cause.STOP, signal=2, by="ann", command="c", at=NOW, grace_s=10.0)
@@ -190,3 +192,25 @@ def test_each_delivered_signal_has_who_asked_for_it() -> None:
     assert asker(killed, an_instance(asks=(USR1, STOP), delivered=(killed,))) == STOP
     assert asker(killed, an_instance(asks=(), delivered=(killed,))) is None
     assert asker(one, an_instance(asks=(STOP,), delivered=(one,))) is None
+
+
+def test_who_is_left_is_part_of_the_sentence() -> None:
+    one = Survivor(pid=4711, command="dd (in disk sleep)")
+    killed = msgspec.structs.replace(
+        an_instance(),
+        asked=KILL,
+        delivered=delivered(9),
+        evidence=Evidence(seen_at=NOW, survivors=(one,)),
+    )
+    assert explain(Signaled(signal=9), killed) == (
+        Cause.KILL,
+        "killed by SIGKILL (kill by bob); 1 process survived: 4711 dd (in disk sleep)",
+    )
+    many = tuple(Survivor(pid=pid, command="sh") for pid in range(5))
+    launch = msgspec.structs.replace(killed.launch, terms=Terms(linger=Linger.KEEP))
+    kept = msgspec.structs.replace(
+        killed, asked=None, launch=launch, evidence=Evidence(seen_at=NOW, survivors=many)
+    )
+    assert explain(Exited(code=0), kept)[1] == (
+        "exited 0; 5 processes left running: 0 sh, 1 sh, 2 sh and 2 more"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from corps.core.events import Save
 from corps.core.orders import UNDER_WAY_MAX
 from corps.core.records import App, CommandRecord
@@ -19,7 +21,7 @@ from corps.model.command import (
     Signal,
     Stop,
 )
-from corps.model.instance import InstanceState
+from corps.model.instance import Evidence, InstanceState, Signaled, Survivor
 from corps.wire import worker as wire
 from tests.support.build import (
     DIGEST,
@@ -148,6 +150,30 @@ def test_a_stop_is_done_when_every_target_is_dead_or_unknown() -> None:
     (result,) = master.replies(ID)
     assert isinstance(result, Instances)
     assert {row.id: row.state for row in result.instances} == {one.id: "unknown", two.id: "dead"}
+
+
+def test_a_kill_without_effect_is_answered_and_the_instance_lives_on() -> None:
+    """Else it would wait for what only the kernel can wake."""
+    master = AMaster()
+    session = master.join()
+    one = master.launch_running(session)
+    master.order(Kill(targets=("web",)), id=ID)
+    stopping = a_report(one.key, S.STOPPING, delivered=delivered(9))
+    master.hear(session, wire.Changed(reports=(stopping,)))
+    assert master.replies(ID) == []
+    left = Evidence(seen_at=NOW, survivors=(Survivor(pid=100, command="dd (in disk sleep)"),))
+    stuck = msgspec.structs.replace(stopping, evidence=left)
+    master.hear(session, wire.Changed(reports=(stuck,)))
+    (result,) = master.replies(ID)
+    assert isinstance(result, Instances)
+    (row,) = result.instances
+    assert (row.state, row.survivors, row.death) == (S.STOPPING, left.survivors, None)
+    master.order(Kill(targets=("web",)), id="again")
+    assert len(master.replies("again")) == 1, "nor does another one wait"
+    gone = a_death_report(one.key, Signaled(signal=9), evidence=Evidence(seen_at=NOW))
+    master.hear(session, wire.Changed(reports=(gone,)))
+    dead = master.core.cluster.instances[one.id]
+    assert (dead.state, dead.message) == (S.DEAD, "killed by SIGKILL (kill by root)")
 
 
 def test_a_signal_is_done_when_its_worker_says_so() -> None:

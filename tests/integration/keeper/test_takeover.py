@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from corps.keeper.journal import HEAD
+from corps.keeper.process import MARK, UNUSED
 from corps.wire import keeper as wire
 from tests.integration.keeper.driver import Keeper, status_of
 from tests.support.waiting import until
@@ -180,3 +181,29 @@ def test_totals_outlive_the_keeper(
 
 def _is_ready(said: wire.Spawn) -> bool:
     return Path(said.stdout).read_text() == "ready\n"
+
+
+def test_of_a_copied_journal_the_living_are_adopted_and_the_gone_may_have_run(
+    start: Start, order: Order, built: Built, tmp_path: Path
+) -> None:
+    """A mark that is older than the program's beginning proves nothing in a copy."""
+    keeper = start()
+    lives, goes = order("app.1#1", built("wait")), order("app.2#1", built("wait"))
+    keeper.link.spawn(lives)
+    keeper.link.spawn(goes)
+    data = bytearray((tmp_path / "state" / "journal").read_bytes())
+    for key in (lives.key, goes.key):  # as it was before they had used their right to exec
+        place = data.index(f'{{"t":"{key}"'.encode()) - MARK.size
+        data[place : place + MARK.size] = MARK.pack(UNUSED, 0)
+    keeper.link.signal(goes.key, signal.SIGKILL)
+    keeper.link.ended(goes.key)
+    keeper.kill()
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    (copied / "journal").write_bytes(data)
+    new = start("--copied", at="copied")
+    listing = new.link.listing()
+    assert listing[lives.key].is_live
+    gone = listing[goes.key]
+    assert (gone.is_live, gone.executed, gone.failed_stage) == (False, True, None)
+    assert gone.lost

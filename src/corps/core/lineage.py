@@ -58,7 +58,7 @@ def doubt(known: Worker | None, hello: Hello, *, is_cloned: bool) -> Doubt | Non
     if is_cloned and known.process_id != hello.process_id:
         return Doubt.CLONED
     if known.state_id != hello.state_id:
-        return Doubt.REBOOTED if known.boot_id != hello.boot_id else Doubt.REPLACED
+        return Doubt.REPLACED  # in another boot too: it may be of another machine
     if known.has_heard_more:
         return Doubt.MASTER_SET_BACK
     if known.process_id == hello.process_id and known.boot_id == hello.boot_id:

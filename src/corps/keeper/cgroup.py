@@ -197,14 +197,14 @@ def members(path: str) -> list[int]:
 
 
 def kill(path: str) -> bool:
-    """SIGKILL to all in a group, forks under way too; False before Linux 5.14."""
-    try:
+    """SIGKILL to all in a group, forks under way too. False before Linux 5.14: then they are only
+    frozen, and to be killed one by one."""
+    with contextlib.suppress(OSError):
         write(f"{path}/cgroup.kill", "1")
-    except FileNotFoundError:
-        with contextlib.suppress(OSError):  # what is frozen forks no more, and dies of SIGKILL
-            write(f"{path}/cgroup.freeze", "1")
-        return not os.path.exists(path)
-    return True
+        return True
+    with contextlib.suppress(OSError):  # what is frozen forks no more, and dies of SIGKILL
+        write(f"{path}/cgroup.freeze", "1")
+    return False
 
 
 def remove(paths: list[str]) -> bool:

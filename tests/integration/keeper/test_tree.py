@@ -212,6 +212,20 @@ def test_a_fork_bomb_is_contained_and_ended(ground: Ground) -> None:
     assert _named("bomb", ground.directory) == []
 
 
+@pytest.mark.parametrize("ground", ["cgroup of an ordinary user"], indirect=True)
+def test_where_a_group_cannot_be_killed_it_is_frozen_and_killed_one_by_one(ground: Ground) -> None:
+    """As before Linux 5.14, which has no cgroup.kill: here it is there, and forbidden."""
+    ground.tree("app.1#1", "sdi", 5)
+    pids = ground.pids("app.1#1")
+    group = Path(f"/proc/{pids[0]}/cgroup").read_text().rpartition("0::/")[2].strip()
+    place = next(p for p in Path(groups.places()[""]).rglob("*") if str(p).endswith(group))
+    os.chown(place / "cgroup.kill", 0, 0)
+    assert ground.keeper.link.signal("app.1#1", signal.SIGKILL) == 0
+    ended = ground.keeper.link.ended("app.1#1")
+    assert (ended.status, ended.lingering, ended.survivors) == (signal.SIGKILL, 5, ())
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
 def test_a_stopped_tree_is_ended(ground: Ground) -> None:
     said = ground.tree("app.1#1", "k", 3)
     leader = ground.keeper.link.listing()[said.key].pid

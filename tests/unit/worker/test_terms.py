@@ -7,9 +7,9 @@ import pwd
 
 import pytest
 
-from corps.errors import Invalid
+from corps.errors import Denied, Invalid
 from corps.model.terms import Limits, Linger, Terms
-from corps.worker.terms import WATCHABLE, spawn_terms
+from corps.worker.terms import WATCHABLE, spawn_terms, user_environment
 
 
 def test_without_terms_nothing_is_asked_of_the_keeper() -> None:
@@ -40,3 +40,33 @@ def test_a_user_has_its_own_groups() -> None:
 def test_who_is_not_known_here_is_refused(user: str) -> None:
     with pytest.raises(Invalid, match="no-such"):
         spawn_terms(Terms(user=user))
+
+
+def test_a_user_by_number_need_not_be_known() -> None:
+    terms = spawn_terms(Terms(user="3000000:17"))
+    assert (terms["uid"], terms["gid"], terms["groups"]) == (3_000_000, 17, (17,))
+    terms = spawn_terms(Terms(user="3000000"))
+    assert (terms["gid"], terms["groups"]) == (3_000_000, (3_000_000,))
+
+
+def test_only_root_can_run_as_somebody_else() -> None:
+    child = os.fork()
+    if child == 0:
+        code = 9
+        try:
+            os.setresuid(3_000_000, 3_000_000, 3_000_000)
+            same = spawn_terms(Terms(user="3000000"))
+            code = 1 if same["uid"] == 3_000_000 else 8
+            spawn_terms(Terms(user="nobody"))
+        except Denied as error:
+            code = 0 if "it cannot run anything as 'nobody'" in error.message else 7
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_user_finds_itself_in_its_environment() -> None:
+    env = user_environment(0, "/work")
+    assert (env["USER"], env["LOGNAME"], env["HOME"]) == ("root", "root", pwd.getpwuid(0).pw_dir)
+    unknown = user_environment(3_000_000, "/work")
+    assert unknown == {"HOME": "/work", "USER": "3000000", "LOGNAME": "3000000"}

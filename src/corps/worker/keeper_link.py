@@ -148,31 +148,37 @@ class KeeperLink:
         return next((line for line in reversed(lines) if line), f"see {path}")
 
     def _read(self) -> None:
-        assert self._socket is not None
+        """All there is: libuv polls no more once a socket has an error, and a keeper that died with
+        requests unread leaves one, behind its last words."""
+        while self._socket is not None and self._read_once(self._socket):
+            pass
+
+    def _read_once(self, sock: socket.socket) -> bool:
         try:
             data, fds, flags, _ = socket.recv_fds(
-                self._socket, READ_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                sock, READ_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._drop(str(error))
-            return
+            return False
         if flags & socket.MSG_CTRUNC:
             self.is_short()
         if fds or flags & socket.MSG_CTRUNC:  # one read never has those of two messages, unix(7)
             self._pidfds.append(fds)
         if not data:
             self._drop("it closed the connection")
-            return
+            return False
         self._incoming += data
         try:
             messages = self._decode()
         except (msgspec.DecodeError, ProtocolError) as error:
             self._drop(f"it broke the contract: {error}")
-            return
+            return False
         if messages:
             self._on_messages(tuple(messages), self._take_pidfds(messages))
+        return True
 
     def _decode(self) -> list[FromKeeper]:
         messages: list[FromKeeper] = []

@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 from bench.cluster import Cluster, anonymous_kib, cluster
 from corps.client import Client
+from corps.keeper.cgroup import name_of
 from corps.model.command import Launch
 
 BATCH = 1_000
-WARM_UP = 30_000  # launches until all that the master remembers has its full length
+WARM_UP = 60_000  # launches until all that the master remembers has its full length
 DEADLINE_S = 120.0
 SLOPE_MAX_KIB = 1.0  # for each 1,000 launches
 READOPT_MAX_S = 1.0
@@ -77,7 +78,7 @@ def endure(made: Cluster, launches: int) -> list[Sample]:
         client.launch(_launch("true", BATCH))
         _wait(lambda: _live(client) == 0)
         client.remove(("true",))
-        samples.append(_sample(done, daemons))
+        samples.append(_sample(made, done, daemons))
     assert made.daemons() == daemons, "no daemon died on the way"
     return samples
 
@@ -130,15 +131,22 @@ def _live(client: Client) -> int:
     return -1 if set(states) - {"running"} else len(states)
 
 
-def _sample(launches: int, daemons: dict[str, int]) -> Sample:
+def _sample(made: Cluster, launches: int, daemons: dict[str, int]) -> Sample:
     pids = {name: daemons[name] for name in DAEMONS}
     return Sample(
         launches=launches,
         anonymous_kib={name: anonymous_kib(pid) for name, pid in pids.items()},
         fds={name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in pids.items()},
         zombies=sum(map(_zombies, pids.values())),
-        cgroups=sum(1 for _, names, _ in os.walk("/sys/fs/cgroup") for _ in names),
+        cgroups=_groups(name_of(str(made.settings.worker_dir("w1")))),
     )
+
+
+def _groups(root: str) -> int:
+    """The groups below those of our keeper, wherever its delegated tree is."""
+    paths = [path for path, _, _ in os.walk("/sys/fs/cgroup")]
+    roots = [path for path in paths if os.path.basename(path).startswith(root)]
+    return sum(len(names) for path in roots for _, names, _ in os.walk(path))
 
 
 def _zombies(pid: int) -> int:

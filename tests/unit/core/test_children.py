@@ -464,6 +464,31 @@ def test_what_has_no_process_cannot_be_signalled(state: str) -> None:
     assert signals(effects) == []
 
 
+def on_its_way(signal: int = 2) -> kw.KeptSignal:
+    return kw.KeptSignal(signal=signal, at=NOW)
+
+
+def test_a_signal_on_its_way_when_its_keeper_died_is_sent_again_to_the_living() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    worker.obey(wire.End(key=KEY, signal=2, grace_s=10.0))
+    worker.step(ev.KeeperGone())
+    effects = worker.keeper_lists(kept(sending=on_its_way()))
+    assert signals(effects) == [2]
+    report = worker.core.report(KEY)
+    assert report is not None and report.delivered == ()
+
+
+def test_a_signal_on_its_way_when_its_keeper_died_may_be_what_ended_the_dead() -> None:
+    worker = a_ready_worker()
+    worker.run()
+    worker.obey(wire.End(key=KEY, signal=2, grace_s=10.0))
+    worker.step(ev.KeeperGone())
+    report = reports(worker.keeper_lists(kept_dead(status=2, sending=on_its_way())))[KEY]
+    assert report.death == Signaled(signal=2)
+    assert report.delivered == (Delivered(signal=2, at=NOW),)
+
+
 def never_ran() -> kw.KeptAttempt:
     return kept_dead(status=None, executed=False, failed_stage="never_executed")
 

@@ -70,24 +70,24 @@ class Tally(msgspec.Struct):
     """Counts over many kills. `unknown` deaths are no fault where nobody could see them."""
 
     kills: int = 0
-    looked: dict[str, int] = {}
-    broken: dict[str, int] = {}
+    looked: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Promise, 0))
+    broken: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Promise, 0))
     unknown: int = 0
     refused: int = 0
     stories: list[str] = []
 
     def hold(self, promise: Promise, is_kept: bool, story: object) -> None:
         """One look at one promise."""
-        self.looked[promise] = self.looked.get(promise, 0) + 1
+        self.looked[promise] += 1
         if not is_kept:
-            self.broken[promise] = self.broken.get(promise, 0) + 1
+            self.broken[promise] += 1
             self.stories.append(f"{promise}: {story}")
 
     def add(self, other: Tally) -> None:
         self.kills += other.kills
         for promise in Promise:
-            for mine, theirs in ((self.looked, other.looked), (self.broken, other.broken)):
-                mine[promise] = mine.get(promise, 0) + theirs.get(promise, 0)
+            self.looked[promise] += other.looked[promise]
+            self.broken[promise] += other.broken[promise]
         self.unknown += other.unknown
         self.refused += other.refused
         self.stories += other.stories

@@ -6,6 +6,7 @@ and no event loop, so that a fork of it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -40,7 +41,8 @@ class Fork:
         os.close(gate)
 
     def open(self) -> None:
-        os.write(self._gate, b"!")
+        with contextlib.suppress(BrokenPipeError):  # killed at its gate
+            os.write(self._gate, b"!")
 
     def poll(self) -> int | None:
         return self._wait(os.WNOHANG)

@@ -13,7 +13,7 @@ def say(text: str) -> None:
 
 
 def line(case: Case, tally: Tally) -> str:
-    found = [f"{count} {promise}" for promise, count in sorted(tally.broken.items())]
+    found = [f"{count} {promise}" for promise, count in tally.broken.items() if count]
     found += [f"{tally.unknown} shown as unknown"] if tally.unknown else []
     return f"{case.name:28} killed {tally.kills:4} times: {', '.join(found) or 'nothing lost'}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,12 @@ def old_kernel(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_what_ends_between_two_keepers_has_its_exact_status(alone: Cluster, tmp_path: Path) -> None:
     ends, killed, stays = _launch(alone, tmp_path, 3)
-    pids = _end_without_a_keeper(alone, {ends: signal.SIGUSR1, killed: signal.SIGTERM})
+    _end_without_a_keeper(alone, ((ends, signal.SIGUSR1), (killed, signal.SIGTERM)))
     first, second = alone.wait_dead(ends.id), alone.wait_dead(killed.id)
     assert first.death is not None and second.death is not None
     assert (first.death.kind, first.death.code, first.death.cause) == ("exited", 5, "self")
     assert (second.death.kind, second.death.signal) == ("signaled", signal.SIGTERM)
-    assert (first.pid, second.pid) == tuple(pids)
+    assert (first.pid, second.pid) == (ends.pid, killed.pid)
     assert first.usage.cpu_user_s is None, "no wait4 was done by us, and 0 would be a lie"
     assert alone.get(stays.id).pid == stays.pid
     (dead,) = alone.client.stop((stays.id,))
@@ -63,7 +63,7 @@ def test_a_pid_given_to_a_stranger_changes_nothing_of_that(alone: Cluster, tmp_p
 
 def test_an_old_kernel_cannot_tell_and_it_is_said_why(old_kernel: Cluster, tmp_path: Path) -> None:
     between, later, stays = _launch(old_kernel, tmp_path, 3)
-    _end_without_a_keeper(old_kernel, {between: signal.SIGUSR1})
+    _end_without_a_keeper(old_kernel, ((between, signal.SIGUSR1),))
     first = old_kernel.wait_dead(between.id)
     until(lambda: old_kernel.get(stays.id).state == "running")
     assert later.pid is not None
@@ -119,7 +119,7 @@ def test_a_thousand_that_die_at_once_are_a_thousand_exact_deaths(
         sent, code = ((signal.SIGUSR1, 5), (signal.SIGINT, 7), (signal.SIGKILL, None))[number % 3]
         os.kill(app.pid, sent)
         expected[app.id] = (code, None if code else sent)
-    until(lambda: all(_state(app.pid) == "Z" for app in apps), 60)
+    until(lambda: all(_state(app.pid) == "Z" for app in apps), 120)
     os.kill(keeper, signal.SIGCONT)
     until(lambda: _dead(alone) >= expected.keys(), 120, LOOK_S)
     deaths = {one.id: one.death for one in alone.client.instances(("witness",), with_dead=True)}
@@ -132,7 +132,7 @@ def _launch(made: Cluster, tmp_path: Path, count: int) -> tuple[InstanceView, ..
     made.copy(programs.build("witness", tmp_path / "programs"))
     ledger = tmp_path / "ledger"
     apps = made.launch("witness", str(ledger), count=count)
-    until(lambda: ledger.exists() and len(ledger.read_text().splitlines()) == count, 60, LOOK_S)
+    until(lambda: ledger.exists() and len(ledger.read_text().splitlines()) == count, 120, LOOK_S)
     return apps
 
 
@@ -144,16 +144,15 @@ def _kill_keeper(made: Cluster) -> int:
     return pid
 
 
-def _end_without_a_keeper(made: Cluster, ends: dict[InstanceView, int]) -> list[int]:
+def _end_without_a_keeper(made: Cluster, ends: Sequence[tuple[InstanceView, int]]) -> None:
     """The worker is stopped, so that it makes no new keeper before all of these are gone."""
     made.signal("w1", signal.SIGSTOP)
     _kill_keeper(made)
-    pids = [one.pid for one in ends if one.pid is not None]
-    for pid, number in zip(pids, ends.values(), strict=True):
+    pids = [one.pid for one, _ in ends if one.pid is not None]
+    for pid, (_, number) in zip(pids, ends, strict=True):
         os.kill(pid, number)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     made.signal("w1", signal.SIGCONT)
-    return pids
 
 
 def _check_all_live(made: Cluster, tmp_path: Path, apps: tuple[InstanceView, ...]) -> None:

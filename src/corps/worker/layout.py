@@ -52,8 +52,10 @@ class Layout:
         """Let another user run there: its directory is its own, and the way to it and to the
         files of artifacts may be gone, though not looked around in. Raise OSError."""
         work, worker = self.work(key), os.path.dirname(self.root)
+        workers = os.path.dirname(worker)
         os.chown(work, uid, gid, follow_symlinks=False)
-        for path in (worker, self.root, self.home(key), f"{worker}/trees"):
+        above = (os.path.dirname(workers), workers, worker)
+        for path in (*above, self.root, self.home(key), f"{worker}/trees"):
             os.chmod(path, os.stat(path).st_mode & 0o777 | 0o011)
 
     def _drop_old(self, key: AttemptKey) -> None:

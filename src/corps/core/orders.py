@@ -145,7 +145,8 @@ class Orders:
         for record, instance in self._pending(worker, Signal):
             assert isinstance(record.command, Signal)
             number = record.command.signal
-            if any(
+            is_over = instance.timings.placed_at > record.at  # the attempt that was meant
+            if is_over or any(
                 sent.signal == number and sent.at >= record.at - SKEW_S
                 for sent in instance.delivered
             ):

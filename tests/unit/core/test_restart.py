@@ -361,6 +361,18 @@ def test_an_attempt_that_a_store_set_back_does_not_know_is_not_begun_beside_it()
     assert [start.key for start in master.sent(wire.Start, session)] == ["web.1#5"]
 
 
+def test_a_signal_for_an_attempt_that_is_over_goes_to_no_later_one() -> None:
+    master = AMaster()
+    session = begun(master)
+    master.order(Signal(targets=("web.1",), signal=1), id="order-hup")
+    master.close(session)
+    master.now += 1.0
+    session = master.join(reports=[a_report("web.1#4", pid=444)])
+    assert master.instance("web.1").attempt == 4
+    assert master.sent(wire.SendSignal, session) == []
+    assert len(master.replies("order-hup")) == 1
+
+
 def test_an_attempt_that_no_policy_can_have_made_is_left_alone() -> None:
     master = AMaster()
     session = begun(master, Restart.NEVER)

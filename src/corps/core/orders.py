@@ -293,7 +293,9 @@ class Orders:
                 instances = self._ledger.cluster.instances
                 return Instances(
                     instances=tuple(
-                        view_instance(instances[id]) for id in record.targets if id in instances
+                        view_instance(instances[id], now=self._ledger.now)
+                        for id in record.targets
+                        if id in instances
                     )
                 )
             case _:

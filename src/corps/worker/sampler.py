@@ -50,10 +50,14 @@ class Sampler:
                 await self._take(self.steps(is_kept=True))
 
     async def refresh(self, age_max_s: float) -> None:
-        """Returns when what is known is no older; the series gets nothing of it."""
+        """Returns when what is known of every attempt is no older; the series gets nothing of it.
+
+        One that began after the last walk was in none yet.
+        """
         if self._sample_s > 0:
             async with self._walk:
-                if asyncio.get_running_loop().time() - self._walked_at > age_max_s:
+                age_s = asyncio.get_running_loop().time() - self._walked_at
+                if age_s > age_max_s or self._processes.leaders().keys() - self._now.keys():
                     await self._take(self.steps(is_kept=False))
 
     def measured(self, key: AttemptKey) -> Measured | None:

@@ -92,7 +92,7 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
     ledger.save(msgspec.structs.replace(artifact, workers=wanted, created_at=ledger.now))
     ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {_listed(names)}")
     for name in names:
-        ledger.send_to(name, Install(digest=command.digest))
+        ledger.send_to(name, Install(digest=command.digest, transfer=command.transfer))
     return names
 
 

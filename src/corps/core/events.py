@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from corps.core.records import Record
+from corps.model.artifact import Transfer
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
@@ -207,6 +208,7 @@ class Fetch(Effect, frozen=True):
     """Install an artifact; comes back as Performed."""
 
     digest: Digest
+    transfer: Transfer = Transfer()
 
 
 class RemoveArtifact(Effect, frozen=True):

@@ -165,6 +165,8 @@ class Orders:
             if isinstance(row, CopyView) and row.digest == message.digest:
                 self._rows[id][worker] = msgspec.structs.replace(
                     row,
+                    bytes_from_peers=believe.count(message.bytes_from_peers),
+                    bytes_done=believe.count(message.bytes_done),
                     bytes_sent=believe.count(message.bytes_sent),
                     bytes_total=believe.count(message.bytes_total),
                 )
@@ -234,6 +236,8 @@ class Orders:
             if message is not None:
                 row = msgspec.structs.replace(
                     row,
+                    bytes_from_peers=believe.count(message.bytes_from_peers),
+                    bytes_done=believe.count(message.bytes_total),
                     bytes_sent=believe.count(message.bytes_sent),
                     bytes_total=believe.count(message.bytes_total),
                     files_sent=believe.count(message.files_sent),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from corps.core.events import Fetch, RemoveArtifact
+from corps.model.artifact import Transfer
 from corps.model.name import Digest
 
 Ask = type[Fetch] | type[RemoveArtifact]
@@ -26,6 +27,7 @@ class Stock:
     ) -> None:
         self._there: dict[Digest, None] = dict.fromkeys(installed)
         self._asked: dict[Digest, list[Ask]] = {}  # the first of each is under way
+        self._transfers: dict[Digest, Transfer] = {}  # as asked for last
         self._perform, self._is_used, self._refuse = perform, is_used, refuse
 
     def __contains__(self, digest: Digest) -> bool:
@@ -38,7 +40,8 @@ class Stock:
     def is_coming(self, digest: Digest) -> bool:
         return Fetch in self._asked.get(digest, [])
 
-    def fetch(self, digest: Digest) -> None:
+    def fetch(self, digest: Digest, transfer: Transfer) -> None:
+        self._transfers[digest] = transfer
         self._ask(digest, Fetch)
 
     def remove(self, digest: Digest) -> None:
@@ -70,8 +73,9 @@ class Stock:
             self._refuse(digest)
         if not asked:
             del self._asked[digest]
+            self._transfers.pop(digest, None)
         elif asked[0] is RemoveArtifact:
             self._there.pop(digest, None)
             self._perform(RemoveArtifact(digest))
         else:
-            self._perform(Fetch(digest))
+            self._perform(Fetch(digest, self._transfers.get(digest, Transfer())))

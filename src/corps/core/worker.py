@@ -35,6 +35,7 @@ from corps.core.events import (
     WorkerEvent,
 )
 from corps.core.stock import Stock
+from corps.model.artifact import Transfer
 from corps.model.instance import InstanceState, SpawnFailed
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
@@ -154,7 +155,7 @@ class WorkerCore:
             case worker.Remove():
                 self._remove(message.keys)
             case worker.Install():
-                self._stock.fetch(message.digest)
+                self._stock.fetch(message.digest, message.transfer)
             case worker.Uninstall():
                 self._stock.remove(message.digest)
             case worker.Shutdown():
@@ -235,7 +236,7 @@ class WorkerCore:
             self._children.spawn(attempt)
         else:
             self._children.await_files(attempt)
-            self._stock.fetch(message.launch.digest)
+            self._stock.fetch(message.launch.digest, Transfer())
 
     # ---- the keeper and the driver
 

@@ -14,6 +14,7 @@ import msgspec
 
 from corps.errors import Invalid
 from corps.model.name import Digest, check_digest, check_name
+from corps.model.needs import Needs
 
 FILES_MAX = 100_000
 PATH_MAX_BYTES = 1_024
@@ -49,12 +50,26 @@ class LinkEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one launch needs: `entry` is executed, `library_dirs` hold its libraries."""
+    """Everything one launch needs: `entry` is executed, `library_dirs` hold its libraries.
+
+    With a `runner` that program is executed instead, and gets the path of `entry` behind its own
+    arguments: `("java", "-jar")`. `needs`: what the machine must have by itself.
+    """
 
     entry: str
     files: tuple[FileEntry, ...]
     links: tuple[LinkEntry, ...] = ()
     library_dirs: tuple[str, ...] = ()
+    runner: tuple[str, ...] = ()
+    needs: Needs = Needs()
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """How an artifact should travel: from other workers as well, or from the master alone; and at
+    most so many bytes in a second to each worker (None: as fast as it goes)."""
+
+    swarm: bool = True
+    rate_bytes_s: int | None = None
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

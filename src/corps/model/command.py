@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from corps.model.artifact import Transfer
 from corps.model.name import CommandId, Digest
 from corps.model.terms import Restart, Terms
 from corps.model.view import CopyView, DeleteView, InstanceView
@@ -31,6 +32,7 @@ class Copy(Command, frozen=True, kw_only=True):
     name: str
     digest: Digest
     to: str = "all"
+    transfer: Transfer = Transfer()
 
 
 class Delete(Command, frozen=True, kw_only=True):

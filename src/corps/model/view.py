@@ -151,6 +151,9 @@ class AppUsageView(View, frozen=True, kw_only=True):
 
 
 class CopyView(View, frozen=True, kw_only=True):
+    """`bytes_sent` is what travelled, compressed or not, `bytes_from_peers` the part of it that
+    other workers sent; `bytes_done` of `bytes_total` are there."""
+
     worker: str
     artifact: str
     digest: str
@@ -160,6 +163,8 @@ class CopyView(View, frozen=True, kw_only=True):
     files_total: int
     seconds: float | None
     result: str
+    bytes_from_peers: int = 0
+    bytes_done: int = 0
 
 
 class DeleteView(View, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from corps.model.artifact import Transfer
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
 from corps.model.series import Measured, Point
@@ -94,7 +95,8 @@ class Changed(Message, frozen=True, kw_only=True):
 
 
 class Installed(Message, frozen=True, kw_only=True):
-    """The artifact is whole and verified on this worker. Counts are what had to travel."""
+    """The artifact is whole and verified on this worker. `*_sent`: what had to travel, on the wire;
+    `bytes_from_peers` of it came from other workers."""
 
     digest: Digest
     bytes_sent: int
@@ -102,6 +104,7 @@ class Installed(Message, frozen=True, kw_only=True):
     files_sent: int
     files_total: int
     seconds: float
+    bytes_from_peers: int = 0
 
 
 class InstallFailed(Message, frozen=True, kw_only=True):
@@ -110,11 +113,14 @@ class InstallFailed(Message, frozen=True, kw_only=True):
 
 
 class Progress(Message, frozen=True, kw_only=True):
-    """How far an install is; for eyes only."""
+    """How far an install is; for eyes only. `bytes_done` of `bytes_total` are there, also what was
+    there before; `bytes_sent` travelled for them."""
 
     digest: Digest
     bytes_sent: int
     bytes_total: int
+    bytes_done: int = 0
+    bytes_from_peers: int = 0
 
 
 class Uninstalled(Message, frozen=True, kw_only=True):
@@ -311,6 +317,7 @@ class Remove(Message, frozen=True, kw_only=True):
 
 class Install(Message, frozen=True, kw_only=True):
     digest: Digest
+    transfer: Transfer = Transfer()
 
 
 class Uninstall(Message, frozen=True, kw_only=True):

@@ -253,11 +253,10 @@ class WorkerDriver:
         begin = self._clock()
         said_at = [0.0]
 
-        def on_progress(sent: int, total: int) -> None:
+        def on_progress(progress: worker.Progress) -> None:
             if self._clock() - said_at[0] >= PROGRESS_EVERY_S:
                 said_at[0] = self._clock()
-                message = worker.Progress(digest=digest, bytes_sent=sent, bytes_total=total)
-                self._loop.call_soon_threadsafe(self.tell, message)
+                self._loop.call_soon_threadsafe(self.tell, progress)
 
         try:
             if self._watch_logs.refusal is not None:

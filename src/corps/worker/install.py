@@ -17,18 +17,20 @@ from corps.model.name import Digest, check_digest
 from corps.net.bulk_client import BulkClient, Dial, OnBytes, ignore_bytes
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
+from corps.wire.worker import Progress
 
 BREAKS_MAX = 5
 BLOCK_BYTES = 4096
 RESERVE_BYTES = 1 << 20
 
-OnProgress: TypeAlias = Callable[[int, int], None]
+OnProgress: TypeAlias = Callable[[Progress], None]
 
 
 class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
     """`*_sent`: what travelled now, each distinct file once; `*_total`: the manifest's files."""
 
     bytes_sent: int
+    bytes_from_peers: int = 0
     bytes_total: int
     files_sent: int
     files_total: int
@@ -37,7 +39,7 @@ class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
 def install(
     digest: Digest, dial: Dial, blobs: BlobStore, trees: Trees, on_progress: OnProgress
 ) -> InstallReport:
-    """Make the artifact whole here. `on_progress(bytes_sent, bytes_total)` is called often."""
+    """Make the artifact whole here. `on_progress` is called often."""
     if trees.is_installed(check_digest(digest)):
         return _report(trees.manifest(digest), 0, 0)
     with BulkClient(dial) as client:
@@ -47,16 +49,28 @@ def install(
         bytes_total = _report(manifest, 0, 0).bytes_total
         bytes_sent = 0
 
-        def on_bytes(count: int) -> None:
-            nonlocal bytes_sent
-            bytes_sent += count
-            on_progress(bytes_sent, bytes_total)
-
         with trees.keeping(digest, manifest):
             missing = blobs.missing(entry.digest for entry in manifest.files)
+            here_bytes = bytes_total - _size_bytes(manifest, missing)
+
+            def tell(done_bytes: int) -> None:
+                progress = Progress(
+                    digest=digest,
+                    bytes_sent=bytes_sent,
+                    bytes_total=bytes_total,
+                    bytes_done=min(done_bytes, bytes_total),
+                )
+                on_progress(progress)
+
+            def on_bytes(count: int) -> None:
+                nonlocal bytes_sent
+                bytes_sent += count
+                tell(here_bytes + bytes_sent)
+
             _check_room(digest, manifest, missing, blobs, trees)
             if missing:
                 _fetch(client, blobs, missing, on_bytes)
+                tell(bytes_total)
             trees.build(digest)
     return _report(manifest, bytes_sent, len(missing))
 
@@ -118,6 +132,12 @@ def _check_room(
             needed_bytes=needed_bytes,
             free_bytes=free_bytes,
         )
+
+
+def _size_bytes(manifest: Manifest, digests: tuple[Digest, ...]) -> int:
+    """Of all files with these contents."""
+    wanted = frozenset(digests)
+    return sum(entry.size_bytes for entry in manifest.files if entry.digest in wanted)
 
 
 def _report(manifest: Manifest, bytes_sent: int, files_sent: int) -> InstallReport:

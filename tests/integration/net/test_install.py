@@ -17,6 +17,7 @@ from corps.model.name import Digest
 from corps.net.bulk_client import Dial
 from corps.store.blobs import BLOB_MODE, PART_MIN_BYTES, BlobStore
 from corps.store.trees import Trees
+from corps.wire.worker import Progress
 from corps.worker.install import BREAKS_MAX, InstallReport, install
 from tests.support.artifacts import a_manifest, digest_of, leftovers, put_artifact
 from tests.support.bulk import Wire, serving
@@ -47,13 +48,13 @@ class Worker:
         self.root = root
         self.blobs = BlobStore(root, durable=False)
         self.trees = Trees(root, self.blobs)
-        self.progress: list[tuple[int, int]] = []
+        self.progress: list[Progress] = []
 
     def install(self, digest: Digest, dial: Dial) -> InstallReport:
         return install(digest, dial, self.blobs, self.trees, self._on_progress)
 
-    def _on_progress(self, bytes_sent: int, bytes_total: int) -> None:
-        self.progress.append((bytes_sent, bytes_total))
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
 
 @pytest.fixture
@@ -77,7 +78,9 @@ def test_an_artifact_is_fetched_each_distinct_file_once(
     assert report == InstallReport(
         bytes_sent=total(FILES) - len(LARGE), bytes_total=total(FILES), files_sent=3, files_total=4
     )
-    assert worker.progress[-1] == (report.bytes_sent, report.bytes_total)
+    last = worker.progress[-1]
+    assert (last.bytes_sent, last.bytes_total) == (report.bytes_sent, report.bytes_total)
+    assert last.bytes_done == report.bytes_total
     entry = worker.trees.launch_paths(digest).entry_path
     assert subprocess.run([entry], capture_output=True, check=True).stdout == b"hello\n"
     assert leftovers(worker.root) == []

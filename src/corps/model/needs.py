@@ -1,0 +1,25 @@
+"""What an artifact needs of the machine it runs on, and does not bring along."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class LibraryNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """A library of the system, and of each symbol version one symbol that asks for it:
+    `{"GLIBC_2.34": "__libc_start_main"}`. Without versions its presence is enough."""
+
+    name: str
+    versions: dict[str, str] = {}
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """`machine` as `pack.elf.Machine.name`; `loader` is PT_INTERP; `programs` are interpreters and
+    runners, by full path or by a name looked for in the PATH of launches; `python` is `3.11` when
+    the artifact has extension modules of that version. None and empty: it does not matter."""
+
+    machine: str | None = None
+    loader: str | None = None
+    libraries: tuple[LibraryNeed, ...] = ()
+    programs: tuple[str, ...] = ()
+    python: str | None = None

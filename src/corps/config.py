@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     heartbeat_s: float = 1.0
     disk_reserve_bytes: int | None = None
     sample_s: float = 5.0  # of a worker: how often it samples usage, 0 for never
+    policy: str = ""  # of a worker: another policy file than that of the machine
 
     @property
     def state_dir(self) -> Path:

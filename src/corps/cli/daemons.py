@@ -39,6 +39,7 @@ class WorkerOptions(TypedDict):
     heartbeat: float | None
     disk_reserve: str | None
     sample: float | None
+    policy: str | None
 
 
 @verb("master")
@@ -81,6 +82,9 @@ def master(
     metavar="S",
     help="Seconds between samples of usage, 5 unless said; 0: none.",
 )
+@click.option(
+    "--policy", metavar="FILE", help="What may start here; else /etc/corps/worker-policy.toml."
+)
 @insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
@@ -102,6 +106,7 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
             heartbeat_s=options["heartbeat"],
             disk_reserve_bytes=reserve_bytes,
             sample_s=options["sample"],
+            policy=options["policy"],
         ),
         master=options["master"],
         name=options["name"],

@@ -16,19 +16,20 @@ import msgspec
 from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
-from corps.errors import CorpsError, Unavailable, error_of
+from corps.errors import CorpsError, Denied, Unavailable, error_of
 from corps.model.instance import InstanceState, Launchable
-from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instance_id
+from corps.model.name import AttemptKey, Digest
 from corps.store.blobs import BlobStore
-from corps.store.trees import LaunchPaths, Trees
+from corps.store.trees import Trees
 from corps.wire import keeper, worker
 from corps.worker.answers import answer_sample, answer_series
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
+from corps.worker.policy import PolicyFile
 from corps.worker.sampler import Sampler
 from corps.worker.state import WorkerFile, save
-from corps.worker.terms import spawn_terms, user_environment
+from corps.worker.terms import environment, spawn_terms, user_environment
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
 from corps.worker.watch import Watch
@@ -40,7 +41,6 @@ PEAKS_EVERY_S = 5.0
 REOPEN_S = 1.0
 PROGRESS_EVERY_S = 0.25
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _log = logging.getLogger("corps.worker")
 
@@ -56,6 +56,7 @@ class Home(NamedTuple):
     disk_reserve_bytes: int | None = None
     sample_s: float = 0.0
     nice: int = 0  # of what it starts: its own may be less
+    policy: PolicyFile = PolicyFile()
 
 
 class WorkerDriver:
@@ -64,7 +65,7 @@ class WorkerDriver:
     def __init__(self, core: WorkerCore, home: Home, clock: Clock) -> None:
         self.core, self._clock = core, clock
         self._directory, self._name, self._file = home.directory, home.name, home.file
-        self._blobs, self._trees = home.blobs, home.trees
+        self._blobs, self._trees, self._policy = home.blobs, home.trees, home.policy
         self._loop = asyncio.get_running_loop()
         directory = home.directory
         self._layout = Layout(directory)
@@ -196,6 +197,8 @@ class WorkerDriver:
             paths = self._trees.launch_paths(launch.digest)
             stage = "user"
             terms = spawn_terms(launch.terms)
+            stage = "policy"
+            terms = self._policy.hold(terms, launch.env)
             stage = "log"
             work = self._layout.make(key)
             user = {}
@@ -204,7 +207,8 @@ class WorkerDriver:
                 user = user_environment(terms["uid"], work)
             self._watch_logs.expect(key, launch.terms.log_max_bytes)
         except CorpsError as error:
-            self._block(key, stage, errno.ENOENT, error.message)
+            number = errno.EPERM if isinstance(error, Denied) else errno.ENOENT
+            self._block(key, stage, number, error.message)
             return
         except OSError as error:
             self._block(
@@ -215,7 +219,7 @@ class WorkerDriver:
             key=key,
             path=paths.entry_path,
             argv=(paths.entry_path, *launch.args),
-            env=self._environment(key, launch, paths, {"HOME": work} | user),
+            env=environment(self._name, key, launch, paths.library_path, {"HOME": work} | user),
             cwd=launch.cwd or work,
             stdout=self._layout.log(key, "stdout"),
             stderr=self._layout.log(key, "stderr"),
@@ -224,25 +228,6 @@ class WorkerDriver:
         )
         self._witness.spawns(message)
         self._keeper.send(message)
-
-    def _environment(
-        self, key: AttemptKey, launch: Launchable, paths: LaunchPaths, user: dict[str, str]
-    ) -> dict[str, str]:
-        """From empty: what every program may expect, what was asked for, and who it is."""
-        instance, attempt = split_attempt_key(key)
-        app, _ = split_instance_id(instance) or (instance, 0)
-        env = {"PATH": PATH, "LANG": "C.UTF-8", **user, **launch.env}
-        if paths.library_path:
-            own = launch.env.get("LD_LIBRARY_PATH")
-            env["LD_LIBRARY_PATH"] = f"{paths.library_path}:{own}" if own else paths.library_path
-        return {
-            **env,
-            "CORPS_APP": app,
-            "CORPS_INSTANCE": instance,
-            "CORPS_ATTEMPT": key,
-            "CORPS_ATTEMPT_NUMBER": str(attempt),
-            "CORPS_WORKER": self._name,
-        }
 
     def _block(self, key: AttemptKey, stage: str, number: int, message: str) -> None:
         """Never from within a step: the core is told in a turn of its own."""

@@ -34,6 +34,7 @@ from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
 from corps.worker.driver import Home, WorkerDriver
 from corps.worker.facts import default_name, make_hello
+from corps.worker.policy import policy_file
 from corps.worker.state import begin
 
 RETRY_MIN_S = 0.05
@@ -89,6 +90,7 @@ async def _run(
         disk_reserve_bytes=settings.disk_reserve_bytes,
         sample_s=settings.sample_s,
         nice=nice,
+        policy=policy_file(settings.policy),
     )
     driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)

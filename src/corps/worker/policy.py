@@ -1,0 +1,135 @@
+"""The policy of a machine: what its owner lets corps start there, whatever a master asks for.
+
+A file of the machine's owner, looked at again at each launch. One that is there and cannot be
+believed lets nothing start: a policy that is silently not applied is none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from corps.errors import CorpsError, Denied, Invalid
+from corps.model.name import did_you_mean
+from corps.worker.terms import SpawnTerms, User, user_of
+
+POLICY_PATH = Path("/etc/corps/worker-policy.toml")
+POLICY_MAX_BYTES = 1 << 20
+# ld.so(8): each of these, and more to come, makes a program load code that is not its own
+LOADER_PREFIX = "LD_"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the file says, and what holds where it says nothing. `allow_users` None: every user
+    from `min_uid` on; those it names are allowed below that too, but root only by `allow_root`.
+    `max_*` is imposed on a launch that asks for no limit of its own."""
+
+    allow_users: tuple[str, ...] | None = None
+    min_uid: int = 1_000
+    allow_root: bool = False
+    allow_ld_env: bool = False
+    max_memory_bytes: int | None = None
+    max_pids: int | None = None
+
+
+class PolicyFile:
+    """The policy in force now."""
+
+    def __init__(self, path: Path = POLICY_PATH, *, is_required: bool = False) -> None:
+        self._path, self._is_required = path, is_required
+        self._stamp: tuple[int, ...] | None = None
+        self._policy: Policy | None = None
+
+    def hold(self, terms: SpawnTerms, env: Mapping[str, str]) -> SpawnTerms:
+        """The terms under which the launch may go on. Raise Denied when it may not."""
+        policy = self._read()
+        if policy is None:
+            return terms
+        _check_user(policy, user_of(terms))
+        if not policy.allow_ld_env:
+            hostile = next((name for name in env if name.startswith(LOADER_PREFIX)), None)
+            if hostile is not None:
+                raise Denied(_denied(f"environment variable {hostile}", "allow_ld_env"))
+        held = SpawnTerms(**terms)
+        held["memory_bytes"] = _held(
+            "max_memory_bytes", policy.max_memory_bytes, terms["memory_bytes"], "bytes of memory"
+        )
+        held["pids"] = _held("max_pids", policy.max_pids, terms["pids"], "processes")
+        return held
+
+    def _read(self) -> Policy | None:
+        """None: there is no policy, so what the worker's own user may, its master may."""
+        try:
+            with self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                stamp = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns)
+                if stamp != self._stamp:
+                    _check_owner(self._path, status)
+                    self._policy = parse_policy(file.read(POLICY_MAX_BYTES))
+                    self._stamp = stamp
+        except FileNotFoundError:
+            if self._is_required:
+                raise Denied(self._unusable("it is not there")) from None
+            return None
+        except (OSError, CorpsError) as error:
+            self._stamp = None
+            raise Denied(self._unusable(str(error))) from error
+        return self._policy
+
+    def _unusable(self, why: str) -> str:
+        return f"nothing may start here: the policy '{self._path}' cannot be applied: {why}"
+
+
+def policy_file(named: str) -> PolicyFile:
+    """That of the machine, which no flag of a worker takes away; else the one that is named."""
+    if not named or POLICY_PATH.exists():
+        return PolicyFile()
+    return PolicyFile(Path(named).absolute(), is_required=True)
+
+
+def parse_policy(data: bytes) -> Policy:
+    """Raise Invalid with what is wrong and where."""
+    try:
+        values = tomllib.loads(data.decode())
+        known = [field.name for field in msgspec.structs.fields(Policy)]
+        for key in values:
+            if key not in known:
+                raise Invalid(f"unknown key {key!r}{did_you_mean(key, known)}", field=key)
+        return msgspec.convert(values, Policy)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise Invalid(str(error), field="policy") from error
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """Whoever can write it could let everything start."""
+    if not stat.S_ISREG(status.st_mode):
+        raise Invalid("it is no regular file", field="policy")
+    if status.st_uid not in (0, os.geteuid()):
+        raise Invalid(f"it belongs to uid {status.st_uid}: chown root '{path}'", field="policy")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Invalid(f"others may write it: chmod go-w '{path}'", field="policy")
+
+
+def _check_user(policy: Policy, user: User) -> None:
+    if user.uid == 0 and not policy.allow_root:
+        raise Denied(_denied("running as root", "allow_root") + "; launch it with --user")
+    if policy.allow_users is not None:
+        if user.name not in policy.allow_users and user.uid != 0:
+            raise Denied(_denied(f"user {user.name!r}", "allow_users"))
+    elif 0 < user.uid < policy.min_uid:
+        raise Denied(_denied(f"user {user.name!r} (uid {user.uid})", f"min_uid = {policy.min_uid}"))
+
+
+def _held(key: str, most: int | None, asked: int | None, unit: str) -> int | None:
+    if most is not None and asked is not None and asked > most:
+        raise Denied(_denied(f"{asked} {unit}", f"{key} = {most}"))
+    return most if asked is None else asked
+
+
+def _denied(what: str, rule: str) -> str:
+    return f"{what} is not allowed by this worker's policy ({rule})"

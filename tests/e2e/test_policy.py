@@ -1,0 +1,63 @@
+"""The policy of a machine through the whole of corps: its worker obeys its owner first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import programs
+from tests.support.cluster import Cluster
+
+
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("policy")
+    for path in (directory, *directory.parents[:2]):
+        path.chmod(path.stat().st_mode | 0o011)
+    policy = directory / "policy.toml"
+    policy.write_text("max_pids = 20\n")
+    policy.chmod(0o644)
+    made = Cluster(directory)
+    try:
+        made.start_master()
+        made.start_worker("w1", "--policy", str(policy))
+        made.wait_state(w1="ready")
+        made.copy(programs.build("limits", directory / "programs"))
+        yield made
+    finally:
+        made.end()
+
+
+def test_root_is_refused_with_the_rule_and_a_user_is_not(ruled: Cluster) -> None:
+    refused = ruled.corps("launch", "limits", "--", "born", check=False)
+    assert refused.returncode == 1
+    assert "running as root is not allowed by this worker's policy (allow_root)" in refused.stderr
+    done = ruled.corps("launch", "limits", "--user", "nobody", "-o", "json", "--", "born")
+    (row,) = json.loads(done.stdout)
+    dead = ruled.wait_dead(row["id"])
+    assert dead.death is not None and dead.death.message == "exited 0"
+    assert dead.enforced["pids"].startswith("cgroup v")
+
+
+def test_what_makes_a_program_load_foreign_code_is_refused(ruled: Cluster) -> None:
+    words = ["launch", "limits", "--user", "nobody", "--env", "LD_LIBRARY_PATH=/tmp", "--", "born"]
+    refused = ruled.corps(*words, check=False)
+    assert refused.returncode == 1
+    assert "LD_LIBRARY_PATH is not allowed by this worker's policy (allow_ld_env)" in refused.stderr
+
+
+def test_a_policy_in_doubt_stops_launches_and_nothing_else(ruled: Cluster) -> None:
+    done = ruled.corps("launch", "limits", "--user", "nobody", "-o", "json", "--", "spin")
+    (row,) = json.loads(done.stdout)
+    policy: Path = ruled.directory / "policy.toml"
+    before = policy.read_text()
+    policy.write_text(before + "max_pid = 3\n")
+    refused = ruled.corps("launch", "limits", "--user", "nobody", "--", "born", check=False)
+    assert "unknown key 'max_pid'; did you mean 'max_pids'?" in refused.stderr
+    assert ruled.get(row["id"]).state == "running"
+    ruled.corps("kill", row["id"])
+    policy.write_text(before)
+    ruled.corps("launch", "limits", "--user", "nobody", "--", "born")

@@ -61,3 +61,24 @@ def test_a_policy_in_doubt_stops_launches_and_nothing_else(ruled: Cluster) -> No
     ruled.corps("kill", row["id"])
     policy.write_text(before)
     ruled.corps("launch", "limits", "--user", "nobody", "--", "born")
+
+
+def test_where_signatures_are_wanted_only_a_signed_version_starts(
+    ruled: Cluster, tmp_path: Path
+) -> None:
+    policy, key = ruled.directory / "policy.toml", tmp_path / "key"
+    before = policy.read_text()
+    public = ruled.corps("sign", "--new-key", str(key)).stdout.strip()
+    policy.write_text(f'{before}require_signed = true\nsigner_keys = ["{public}"]\n')
+    words = ["launch", "limits", "--user", "nobody", "--", "born"]
+    refused = ruled.corps(*words, check=False)
+    assert refused.returncode == 1 and "is not signed: sign it with 'corps sign'" in refused.stderr
+    ruled.corps("sign", "limits", "--key", str(key))
+    ruled.corps(*words)
+    stranger = tmp_path / "stranger"
+    ruled.corps("sign", "--new-key", str(stranger))
+    ruled.corps("sign", "limits", "--key", str(stranger))
+    refused = ruled.corps(*words, check=False)
+    assert refused.returncode == 1 and "not in signer_keys" in refused.stderr
+    policy.write_text(before)
+    ruled.corps(*words)

@@ -27,6 +27,7 @@ MODULES = {
     "copy": "artifacts",
     "artifacts": "artifacts",
     "delete": "artifacts",
+    "sign": "sign",
     "launch": "launch",
     "ps": "apps",
     "stop": "apps",

@@ -184,6 +184,7 @@ def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str
         env=command.env,
         cwd=command.cwd,
         terms=command.terms,
+        signature=artifact.signature,
     )
     for number, worker in zip(numbers, chosen, strict=True):
         instance = Instance(

@@ -31,7 +31,9 @@ from corps.model.command import (
     Launch,
     Remove,
     Removed,
+    Sign,
     Signal,
+    Signed,
     Stop,
 )
 from corps.model.instance import Instance, InstanceState
@@ -293,6 +295,9 @@ class Orders:
             case Remove():
                 gone = (id for id in record.targets if id not in self._ledger.cluster.instances)
                 return Removed(instances=tuple(gone))
+            case Sign():
+                vouched = record.command.signature.vouched
+                return Signed(artifact=f"{vouched.name}@{vouched.digest}")
             case Launch() | Stop() | Kill() | Signal():
                 instances = self._ledger.cluster.instances
                 return Instances(
@@ -325,6 +330,8 @@ def _targets(ledger: Ledger, event: Commanded, command: AnyCommand) -> tuple[str
             return accept.signal(ledger, command, event.id, event.by)
         case Remove():
             return accept.remove(ledger, command)
+        case Sign():
+            return versions.sign(ledger, command, event.by)
         case _:
             assert_never(command)
 
@@ -338,7 +345,7 @@ def _is_settled(command: AnyCommand, instance: Instance) -> bool:
             return instance.state in _ENDED or instance.is_stuck
         case Signal():
             return instance.is_waiting or instance.state in _ENDED
-        case Remove() | Copy() | Delete():
+        case Remove() | Copy() | Delete() | Sign():
             return False
         case _:
             assert_never(command)

@@ -15,6 +15,7 @@ import msgspec
 from corps.errors import Invalid
 from corps.model.name import Digest, check_digest, check_name
 from corps.model.needs import Needs
+from corps.model.signature import Signature
 
 FILES_MAX = 100_000
 PATH_MAX_BYTES = 1_024
@@ -73,7 +74,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A named manifest, as the master records it. `workers`: where it should be."""
+    """A named manifest, as the master records it. `workers`: where it should be; `signature`: who
+    vouched for it last."""
 
     name: str
     digest: Digest
@@ -82,6 +84,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     created_by: str
     workers: tuple[str, ...] = ()
+    signature: Signature | None = None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -12,6 +12,7 @@ import msgspec
 
 from corps.model.artifact import Transfer
 from corps.model.name import CommandId, Digest
+from corps.model.signature import Signature
 from corps.model.terms import Restart, Terms
 from corps.model.view import CopyView, DeleteView, InstanceView
 
@@ -85,7 +86,13 @@ class Remove(Command, frozen=True, kw_only=True):
     targets: tuple[str, ...]
 
 
-AnyCommand: TypeAlias = Copy | Delete | Launch | Stop | Kill | Signal | Remove
+class Sign(Command, frozen=True, kw_only=True):
+    """Keep with a version that the master has (`NAME@DIGEST`) who vouches for it."""
+
+    signature: Signature
+
+
+AnyCommand: TypeAlias = Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +124,10 @@ class Removed(Result, frozen=True, kw_only=True):
     instances: tuple[str, ...]
 
 
+class Signed(Result, frozen=True, kw_only=True):
+    artifact: str
+
+
 class Failure(Result, frozen=True, kw_only=True):
     """The command was refused, or an error anywhere: `errors.error_of` makes the exception."""
 
@@ -131,4 +142,4 @@ class Accepted(Result, frozen=True, kw_only=True):
     id: CommandId
 
 
-AnyResult: TypeAlias = Instances | Copied | Deleted | Removed | Failure | Accepted
+AnyResult: TypeAlias = Instances | Copied | Deleted | Removed | Signed | Failure | Accepted

@@ -18,6 +18,7 @@ import msgspec
 
 from corps.model.name import AttemptKey, CommandId, Digest, InstanceId, WorkerName, attempt_key
 from corps.model.series import Measured
+from corps.model.signature import Signature
 from corps.model.terms import Restart, Terms
 
 
@@ -153,6 +154,7 @@ class Launchable(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     cwd: str | None = None
     terms: Terms = Terms()
+    signature: Signature | None = None
 
 
 class Survivor(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,10 +53,10 @@ class Home(NamedTuple):
     file: WorkerFile
     blobs: BlobStore
     trees: Trees
+    policy: PolicyFile
     disk_reserve_bytes: int | None = None
     sample_s: float = 0.0
     nice: int = 0  # of what it starts: its own may be less
-    policy: PolicyFile = PolicyFile()
 
 
 class WorkerDriver:
@@ -198,7 +198,7 @@ class WorkerDriver:
             stage = "user"
             terms = spawn_terms(launch.terms)
             stage = "policy"
-            terms = self._policy.hold(terms, launch.env)
+            terms = self._policy.hold(terms, launch, self._clock())
             stage = "log"
             work = self._layout.make(key)
             user = {}

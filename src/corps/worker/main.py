@@ -90,7 +90,7 @@ async def _run(
         disk_reserve_bytes=settings.disk_reserve_bytes,
         sample_s=settings.sample_s,
         nice=nice,
-        policy=policy_file(settings.policy),
+        policy=policy_file(directory, settings.policy),
     )
     driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from corps.errors import CorpsError, Denied, Invalid
+from corps.model.instance import Launchable
 from corps.model.name import did_you_mean
+from corps.model.signature import check_key
 from corps.worker.terms import SpawnTerms, User, user_of
 
 POLICY_PATH = Path("/etc/corps/worker-policy.toml")
+MEMORY_NAME = "signed.json"
 POLICY_MAX_BYTES = 1 << 20
 # ld.so(8): each of these, and more to come, makes a program load code that is not its own
 LOADER_PREFIX = "LD_"
@@ -35,26 +37,38 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allow_ld_env: bool = False
     max_memory_bytes: int | None = None
     max_pids: int | None = None
+    require_signed: bool = False
+    signer_keys: tuple[str, ...] = ()
+    allow_rollback: bool = False
+
+    def __post_init__(self) -> None:
+        for key in self.signer_keys:
+            check_key(key)
 
 
 class PolicyFile:
-    """The policy in force now."""
+    """The policy in force now. `memory` keeps the newest counter seen of each signed artifact."""
 
-    def __init__(self, path: Path = POLICY_PATH, *, is_required: bool = False) -> None:
-        self._path, self._is_required = path, is_required
+    def __init__(
+        self, memory: Path, path: Path = POLICY_PATH, *, is_required: bool = False
+    ) -> None:
+        self._memory, self._path, self._is_required = memory, path, is_required
+        self._counters: dict[str, int] | None = None
         self._stamp: tuple[int, ...] | None = None
         self._policy: Policy | None = None
 
-    def hold(self, terms: SpawnTerms, env: Mapping[str, str]) -> SpawnTerms:
+    def hold(self, terms: SpawnTerms, launch: Launchable, now: float) -> SpawnTerms:
         """The terms under which the launch may go on. Raise Denied when it may not."""
         policy = self._read()
         if policy is None:
             return terms
         _check_user(policy, user_of(terms))
         if not policy.allow_ld_env:
-            hostile = next((name for name in env if name.startswith(LOADER_PREFIX)), None)
+            hostile = next((name for name in launch.env if name.startswith(LOADER_PREFIX)), None)
             if hostile is not None:
                 raise Denied(_denied(f"environment variable {hostile}", "allow_ld_env"))
+        if policy.require_signed:
+            self._check_signed(policy, launch, now)
         held = SpawnTerms(**terms)
         held["memory_bytes"] = _held(
             "max_memory_bytes", policy.max_memory_bytes, terms["memory_bytes"], "bytes of memory"
@@ -81,15 +95,65 @@ class PolicyFile:
             raise Denied(self._unusable(str(error))) from error
         return self._policy
 
+    def _check_signed(self, policy: Policy, launch: Launchable, now: float) -> None:
+        from corps.signing import is_true  # noqa: PLC0415  # 40 ms that only such a policy costs
+
+        what = f"{launch.artifact}@{launch.digest[:12]}"
+        signature = launch.signature
+        if signature is None:
+            raise Denied(_unsigned(f"{what} is not signed: sign it with 'corps sign'"))
+        vouched = signature.vouched
+        if signature.key not in policy.signer_keys:
+            raise Denied(_unsigned(f"{what} is signed with {signature.key}, not in signer_keys"))
+        if (vouched.name, vouched.digest) != (launch.artifact, launch.digest):
+            raise Denied(_unsigned(f"the signature of {what} is for another artifact"))
+        if not is_true(signature):
+            raise Denied(_unsigned(f"the signature of {what} is false"))
+        if vouched.expires_at is not None and now > vouched.expires_at:
+            raise Denied(_unsigned(f"the signature of {what} has expired: sign it again"))
+        if self._counters is None:
+            self._counters = self._load_counters()
+        newest = self._counters.get(vouched.name, 0)
+        if vouched.counter < newest and not policy.allow_rollback:
+            raise Denied(
+                _unsigned(f"{what} is older (counter {vouched.counter}) than what ran here")
+                + f" ({newest}); allow_rollback, or sign it again"
+            )
+        if vouched.counter > newest:
+            counters = {**self._counters, vouched.name: vouched.counter}
+            self._save_counters(counters)
+            self._counters = counters
+
+    def _load_counters(self) -> dict[str, int]:
+        try:
+            return msgspec.json.decode(self._memory.read_bytes(), type=dict[str, int])
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            raise Denied(self._unusable(f"cannot read '{self._memory}': {error}")) from error
+
+    def _save_counters(self, counters: dict[str, int]) -> None:
+        """Before the launch: else the next start of the worker could go back."""
+        new = self._memory.with_suffix(".new")
+        try:
+            with new.open("wb") as file:
+                file.write(msgspec.json.encode(counters))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._memory)
+        except OSError as error:
+            raise Denied(self._unusable(f"cannot write '{new}': {error.strerror}")) from error
+
     def _unusable(self, why: str) -> str:
         return f"nothing may start here: the policy '{self._path}' cannot be applied: {why}"
 
 
-def policy_file(named: str) -> PolicyFile:
+def policy_file(directory: Path, named: str) -> PolicyFile:
     """That of the machine, which no flag of a worker takes away; else the one that is named."""
+    memory = directory / MEMORY_NAME
     if not named or POLICY_PATH.exists():
-        return PolicyFile()
-    return PolicyFile(Path(named).absolute(), is_required=True)
+        return PolicyFile(memory)
+    return PolicyFile(memory, Path(named).absolute(), is_required=True)
 
 
 def parse_policy(data: bytes) -> Policy:
@@ -133,3 +197,7 @@ def _held(key: str, most: int | None, asked: int | None, unit: str) -> int | Non
 
 def _denied(what: str, rule: str) -> str:
     return f"{what} is not allowed by this worker's policy ({rule})"
+
+
+def _unsigned(why: str) -> str:
+    return f"this worker's policy wants signed artifacts (require_signed): {why}"

@@ -7,7 +7,8 @@ import msgspec
 
 class LibraryNeed(msgspec.Struct, frozen=True, kw_only=True):
     """A library of the system, and of each symbol version one symbol that asks for it:
-    `{"GLIBC_2.34": "__libc_start_main"}`. Without versions its presence is enough."""
+    `{"GLIBC_2.34": "__libc_start_main"}`, "" when none does (`GLIBC_ABI_DT_RELR`). Without versions
+    its presence is enough. `name` is as DT_NEEDED has it: with a slash it is a path."""
 
     name: str
     versions: dict[str, str] = {}

@@ -10,13 +10,13 @@ import os
 import re
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from corps.errors import Invalid
 from corps.pack.elf import Elf, Machine, machine_of, read_elf
-from corps.pack.system import is_system
+from corps.pack.system import owner_of
 
 CACHE = Path("/etc/ld.so.cache")
 CACHE_MAX_BYTES = 64 << 20
@@ -51,6 +51,7 @@ class Library(NamedTuple):
     name: str
     path: Path
     via_origin: bool
+    asked_by: str
 
 
 class Closure(NamedTuple):
@@ -81,10 +82,15 @@ class _Object(NamedTuple):
         return os.path.dirname(os.path.abspath(self.path))
 
 
-def closure(program: Path, extras: Sequence[Path], places: Places) -> Closure:
+def closure(
+    program: Path,
+    extras: Sequence[Path],
+    places: Places,
+    reason_to_stay: Callable[[str], str | None] = owner_of,
+) -> Closure:
     """All that `program`, and the libraries `extras` it will load, need; breadth first, as ld.so.
 
-    The system's libraries are left out, and what only they need.
+    What stays, for a reason, is left out, and what only it needs: the machine brings that itself.
     """
     main = _opened(os.path.realpath(program), None)
     search = _Search(main.elf, places)
@@ -95,7 +101,7 @@ def closure(program: Path, extras: Sequence[Path], places: Places) -> Closure:
     while queue:
         asking = queue.popleft()
         for name in asking.elf.needed:
-            if is_system(name) or name in known or name in missing:
+            if name in known or name in missing or reason_to_stay(name):
                 continue
             if name in by_soname:
                 known[name] = by_soname[name]._replace(name=name)
@@ -105,7 +111,9 @@ def closure(program: Path, extras: Sequence[Path], places: Places) -> Closure:
                 missing[name] = (os.path.basename(asking.path), name)
                 continue
             loaded = _opened(found.path, asking)
-            known[name] = library = Library(name, Path(found.path), found.via_origin)
+            known[name] = library = Library(
+                name, Path(found.path), found.via_origin, os.path.basename(asking.path)
+            )
             if loaded.elf.soname:
                 by_soname.setdefault(loaded.elf.soname, library)
             queue.append(loaded)

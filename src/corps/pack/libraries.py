@@ -1,0 +1,225 @@
+"""Decides of each library of a program whether it travels, and what the machine must have.
+
+It travels unless the policy (pack/system.py) or the operator says that it is the machine's. Of what
+stays, all that the travelling files ask of it becomes the artifact's needs.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+
+from corps.errors import Invalid
+from corps.model.artifact import FileKind
+from corps.model.needs import LibraryNeed, Needs
+from corps.pack.elf import Elf, machine_of, read_elf
+from corps.pack.loader import Library, Places, closure
+from corps.pack.parcel import LibraryRow, Parcel
+from corps.pack.source import Source, Tree, has_library_name
+from corps.pack.system import is_musl, owner_of
+from corps.pack.versions import asked_versions
+
+GIVEN = "given with --lib"
+INSIDE = "in the directory already"
+ORDINARY = "no library of the system"
+LEFT_OUT = "left out with --no-lib"
+ALONE = "left out with --no-libs"
+SYSTEM = "the machine's, by --system-lib"
+MISSING = "not on this machine"
+BY_PATH = "needed by its path"
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator says against the policy, by names that may be patterns (`libnv*`).
+
+    `travelling` goes along although it is the machine's; `system` is the machine's, which must have
+    it; `left_out` stays as well, and nobody asks whether the machine has it; `is_alone`: nothing
+    travels but what is given.
+    """
+
+    travelling: tuple[str, ...] = ()
+    system: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    is_alone: bool = False
+
+    def reason_to_stay(self, name: str) -> str | None:
+        """None: the library of this name travels."""
+        if _is_among(name, self.left_out):
+            return LEFT_OUT
+        if _is_among(name, self.system):
+            return SYSTEM
+        if _is_among(name, self.travelling):
+            return None
+        return owner_of(name) or (ALONE if self.is_alone else None)
+
+    def unused(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Options, and the names given with them that mean none of these libraries."""
+        said = {
+            "--lib": self.travelling,
+            "--no-lib": self.left_out,
+            "--system-lib": self.system,
+        }
+        return [
+            (option, pattern)
+            for option, patterns in said.items()
+            for pattern in patterns
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
+
+
+POLICY = Choice()
+
+
+def nearby_libraries(root: Path, tree: Tree) -> dict[str, list[Path]]:
+    """The libraries of a directory, by their names; links only to what is inside."""
+    nearby: dict[str, list[Path]] = {}
+    for path in (*tree.files, *(link for link, _ in tree.links)):
+        if not has_library_name(path):
+            continue
+        real = _real(root / path)
+        if real.is_relative_to(root) and real.is_file():
+            nearby.setdefault(posixpath.basename(path), []).append(root / path)
+    return nearby
+
+
+def add_given(
+    parcel: Parcel, libraries: Sequence[Path], program: Source, directory: str
+) -> dict[str, Path]:
+    """The --lib files under their own names and those they are asked for by (SONAME)."""
+    machine = machine_of(program.path)
+    given: dict[str, Path] = {}
+    for path in libraries:
+        source = parcel.read(_real(path))
+        elf = read_elf(source.path)
+        if elf is None:
+            raise Invalid(f"'{path}' is no shared library (ELF): leave it out", field="lib")
+        if machine is not None and elf.machine != machine:
+            raise Invalid(
+                f"'{path}' is for {elf.machine.name}, '{program.path}' for {machine.name}",
+                field="lib",
+            )
+        for name in _names_of(path, elf):
+            file = parcel.files.get(f"{directory}/{name}")
+            if file is not None and file.digest != source.digest:
+                raise Invalid(f"two --lib files are called '{name}': give one", field="lib")
+            parcel.add(f"{directory}/{name}", source, FileKind.LIBRARY, False)
+            given[name] = path
+    return given
+
+
+def add_libraries(
+    parcel: Parcel, program: Source, places: Places, choice: Choice, directory: str
+) -> None:
+    """What the program needs and a worker would not find, unless it is the machine's."""
+    elf = read_elf(program.path)
+    if elf is None:
+        return
+    if elf.interpreter and not os.path.exists(elf.interpreter):
+        parcel.warn(
+            f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
+        )
+    extras = tuple(dict.fromkeys(places.given.values()))
+    found = closure(program.path, extras, places, choice.reason_to_stay)
+    rows = _Rows(choice)
+    rows.travel("", program.path, "")
+    for name, path in places.given.items():
+        rows.travel(name, path, GIVEN)
+    inside = {os.path.realpath(path) for paths in places.nearby.values() for path in paths}
+    for library in found.libraries:
+        _add_found(parcel, library, rows, inside, directory)
+    for who, name in found.missing:
+        parcel.warn(f"'{who}' needs {name}, which is not on this machine: give it with --lib")
+    parcel.libraries = rows.all()
+    parcel.needs = Needs(
+        machine=elf.machine.name,
+        loader=elf.interpreter,
+        libraries=tuple(_need(row) for row in parcel.libraries if _is_needed(row)),
+    )
+    for option, name in choice.unused([row.name for row in parcel.libraries]):
+        parcel.warn(f"{option} {name}: '{program.path.name}' needs no library of that name")
+
+
+def _add_found(
+    parcel: Parcel, library: Library, rows: _Rows, inside: set[str], directory: str
+) -> None:
+    name, path = library.name, library.path
+    if "/" in name:
+        parcel.warn(f"'{library.asked_by}' needs '{name}' by its path: put it on each worker")
+    elif f"{directory}/{name}" in parcel.files:
+        pass  # given with --lib
+    elif library.via_origin and os.path.realpath(path) in inside:
+        rows.travel(name, path, INSIDE)
+    else:
+        parcel.add(f"{directory}/{name}", parcel.read(_real(path)), FileKind.LIBRARY, False)
+        rows.travel(name, path, ORDINARY)
+
+
+class _Rows:
+    """One row for each name that a travelling file asks for, with all that is asked of it."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+        self._travelling: dict[str, tuple[Path, str]] = {}
+
+    def travel(self, name: str, path: Path, why: str) -> None:
+        self._travelling[name] = path, why
+
+    def all(self) -> tuple[LibraryRow, ...]:
+        """In the order of the search; the program itself is no library of it."""
+        asked_by: dict[str, str] = {}
+        versions: dict[str, dict[str, str]] = {}
+        for path in dict.fromkeys(path for path, _ in self._travelling.values()):
+            elf, asked = read_elf(path), asked_versions(path)
+            assert elf is not None, "only ELF files are in a closure"
+            for name in (*elf.needed, *asked):
+                asked_by.setdefault(name, path.name)
+                for version, symbol in asked.get(name, {}).items():
+                    known = versions.setdefault(name, {})
+                    known[version] = known.get(version) or symbol
+        names = dict.fromkeys((*self._travelling, *asked_by))
+        return tuple(
+            self._row(name, asked_by.get(name, ""), versions.get(name, {}))
+            for name in names
+            if name
+        )
+
+    def _row(self, name: str, asked_by: str, versions: dict[str, str]) -> LibraryRow:
+        path, why = self._travelling.get(name, (None, ""))
+        if path is None:
+            why = BY_PATH if "/" in name else self._choice.reason_to_stay(name) or MISSING
+        return LibraryRow(
+            name=name,
+            travels=path is not None,
+            why=why,
+            path=None if path is None else os.path.abspath(path),
+            asked_by=asked_by,
+            versions=versions,
+        )
+
+
+def _is_needed(row: LibraryRow) -> bool:
+    """musl's loader is its C library, so Needs.loader says it all."""
+    return not row.travels and row.why != LEFT_OUT and not is_musl(row.name)
+
+
+def _need(row: LibraryRow) -> LibraryNeed:
+    return LibraryNeed(name=row.name, versions=row.versions)
+
+
+def _names_of(path: Path, elf: Elf) -> tuple[str, ...]:
+    soname = elf.soname
+    has_other = soname is not None and "/" not in soname and soname != path.name
+    return (path.name, soname) if has_other and soname else (path.name,)
+
+
+def _is_among(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))

@@ -36,6 +36,7 @@ from corps.model.command import (
     Submission,
 )
 from corps.model.name import CommandId
+from corps.model.plan import PlanRequest, PlanView
 from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
 ANSWER_S = 10.0
@@ -128,6 +129,12 @@ class Client:
     def copy(self, command: Copy) -> tuple[view.CopyView, ...]:
         """Put an artifact whose blobs the master has on workers; one row for each."""
         return self.submit(command, Copied).workers
+
+    def plan(self, request: PlanRequest) -> list[PlanView]:
+        """What a copy would send, to the master itself first."""
+        body = msgspec.json.encode(request)
+        answer = self._ask(Request("POST", "/v1/plan", (), body, WAIT_S))
+        return _decode(answer.body, msgspec.json.Decoder(list[PlanView]))
 
     def submit(self, command: AnyCommand, expected: type[T], id: CommandId | None = None) -> T:
         """Carry out a command and wait for its result, however long that takes.

@@ -27,6 +27,7 @@ class CopyOptions(TypedDict):
     libraries: tuple[str, ...]
     no_libs: bool
     to: str
+    dry_run: bool
     output: Output
 
 
@@ -39,6 +40,7 @@ class CopyOptions(TypedDict):
 )
 @click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -46,7 +48,8 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """
-    from corps.cli.upload import upload, watched  # noqa: PLC0415  # only copy needs them
+    from corps.cli.plan import show_plan  # noqa: PLC0415  # only copy needs it
+    from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
     from corps.pack.build import default_name, pack  # noqa: PLC0415  # as above
 
     operator.client.status()  # nothing is read and hashed for a master that is not there
@@ -60,6 +63,9 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     )
     for warning in packed.warnings:
         render.note(f"corps: warning: {warning}")
+    if options["dry_run"]:
+        show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
+        return
     digest = upload(operator.client, packed)
     with watched(operator.client):
         rows = operator.client.submit(Copy(name=name, digest=digest, to=options["to"]), Copied)

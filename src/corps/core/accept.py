@@ -70,12 +70,7 @@ def resolve(ledger: Ledger, command: AnyCommand) -> AnyCommand:
 
 
 def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[str, ...]:
-    check_digest(command.digest)
-    _check_free_name(ledger, check_name("artifact", command.name))
-    chosen = _chosen(ledger, command.to)
-    if not chosen:
-        raise Unavailable(f"no worker is meant by {command.to!r}: see 'corps workers'")
-    names = tuple(worker.name for worker in chosen)
+    names = recipients(ledger, command)
     key = f"{command.name}@{command.digest}"
     artifact = ledger.cluster.artifacts.get(key)
     if artifact is None:
@@ -94,6 +89,16 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
     for name in names:
         ledger.send_to(name, Install(digest=command.digest, transfer=command.transfer))
     return names
+
+
+def recipients(ledger: Ledger, command: Copy) -> tuple[WorkerName, ...]:
+    """The workers that a copy is for, usable or not. Raise when it must be refused."""
+    check_digest(command.digest)
+    _check_free_name(ledger, check_name("artifact", command.name))
+    chosen = _chosen(ledger, command.to)
+    if not chosen:
+        raise Unavailable(f"no worker is meant by {command.to!r}: see 'corps workers'")
+    return tuple(worker.name for worker in chosen)
 
 
 def delete(ledger: Ledger, command: Delete, by: str) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from random import Random
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
-from corps.core import believe
+from corps.core import accept, believe
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
@@ -22,6 +22,7 @@ from corps.core.observe import Observer
 from corps.core.orders import Orders
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
+from corps.model.command import Copy
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
@@ -44,6 +45,14 @@ from corps.wire.worker import (
     SignalDone,
     Uninstalled,
 )
+
+
+class Destination(NamedTuple):
+    """A worker that a copy is for, the artifacts it has whole, and why it gets none now."""
+
+    worker: WorkerName
+    installed: tuple[Digest, ...]
+    problem: str | None
 
 
 class MasterCore:
@@ -119,6 +128,14 @@ class MasterCore:
             name for name, digests in sorted(self._roster.installed.items()) if digest in digests
         )
 
+    def destinations(self, command: Copy) -> tuple[Destination, ...]:
+        """Where a copy would go. Raise what it would be refused for."""
+        installed = self._roster.installed
+        return tuple(
+            Destination(name, tuple(installed.get(name, {})), self._unreachable(name))
+            for name in accept.recipients(self._ledger, command)
+        )
+
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
 
@@ -136,6 +153,9 @@ class MasterCore:
             if isinstance(surplus, Instance):
                 self._ledger.send_to(surplus.worker, Remove(keys=(surplus.key,)))
                 self._orders.removed([surplus.id])
+
+    def _unreachable(self, name: WorkerName) -> str | None:
+        return None if name in self._ledger.session_of else accept.gone(self._ledger, name)
 
     # ---- messages
 

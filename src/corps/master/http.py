@@ -23,7 +23,7 @@ from litestar.params import Parameter
 from corps.core.events import ArtifactFacts, Commanded
 from corps.errors import ERRORS, Conflict, CorpsError, NotFound
 from corps.master import audit as auditing
-from corps.master import logs, queries
+from corps.master import copies, logs, queries
 from corps.master.driver import MasterDriver
 from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
@@ -38,7 +38,6 @@ from corps.model.view import (
     ArtifactView,
     AuditView,
     CompareView,
-    CopyView,
     EventView,
     InstanceUsageView,
     InstanceView,
@@ -183,11 +182,6 @@ async def artifacts(state: State) -> list[ArtifactView]:
         manifest = await asyncio.to_thread(load_manifest, master.blobs, artifact.digest)
         rows.append(_artifact_row(master, artifact, manifest))
     return rows
-
-
-@get("/v1/progress/{id:str}", summary="How far a copy is")
-async def progress(state: State, id: str) -> list[CopyView]:
-    return list(_of(state).driver.core.progress(id))
 
 
 @get("/v1/instances/{id:str}/log", summary="Bytes of a log", media_type="application/octet-stream")
@@ -338,7 +332,8 @@ def make_app(master: Master) -> Litestar:
             audit,
             compare,
             artifacts,
-            progress,
+            copies.plan,
+            copies.progress,
             log,
             output,
             shutdown,

@@ -21,7 +21,17 @@ from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
 from corps.net.bulk_client import MISSING_MAX, SMALL_BYTES, Blobs, BulkClient
 from corps.net.channel import STALL_S, Channel
-from corps.wire.bulk import BulkAnswer, BulkRequest, Missing, Sending, Stored, Trouble, Want
+from corps.wire.bulk import (
+    BulkAnswer,
+    BulkRequest,
+    Missing,
+    PieceList,
+    Pieces,
+    Sending,
+    Stored,
+    Trouble,
+    Want,
+)
 from corps.wire.codec import BULK_PREFACE, PREFACE_BYTES, encode_frame
 
 __all__ = ["BulkClient", "BulkListener", "serve_bulk"]
@@ -54,6 +64,8 @@ def _answer(
     match request:
         case Want():
             _send_blob(channel, store, request)
+        case Pieces(digest=digest):
+            channel.hold(encode_frame(_piece_list(store, digest)))
         case Missing(digests=digests):
             channel.hold(encode_frame(_missing(store, digests)))
         case Sending():
@@ -71,6 +83,14 @@ def _missing(store: Blobs, digests: tuple[Digest, ...]) -> Missing | Trouble:
         return Trouble(code=error.code, message=error.message)
 
 
+def _piece_list(store: Blobs, digest: Digest) -> PieceList | Trouble:
+    try:
+        size_bytes, pieces = store.piece_list(digest)
+        return PieceList(digest=digest, size_bytes=size_bytes, pieces=pieces)
+    except CorpsError as error:
+        return Trouble(code=error.code, message=error.message)
+
+
 def _send_blob(channel: Channel[BulkRequest], store: Blobs, want: Want) -> None:
     try:
         fd = store.open_blob(want.digest)
@@ -79,14 +99,16 @@ def _send_blob(channel: Channel[BulkRequest], store: Blobs, want: Want) -> None:
         return
     try:
         size_bytes = os.fstat(fd).st_size
-        count = size_bytes - want.offset
-        if want.offset < 0 or count < 0:
+        count = size_bytes - want.offset if want.length is None else want.length
+        if want.offset < 0 or not 0 <= count <= size_bytes - want.offset:
             raise ProtocolError(
-                f"blob {want.digest!r} has {size_bytes} bytes, none at offset {want.offset}"
+                f"blob {want.digest!r} has {size_bytes} bytes, "
+                f"not {max(count, 0)} from offset {want.offset} on"
             )
-        channel.hold(
-            encode_frame(Sending(digest=want.digest, size_bytes=size_bytes, offset=want.offset))
+        sending = Sending(
+            digest=want.digest, size_bytes=size_bytes, offset=want.offset, length=want.length
         )
+        channel.hold(encode_frame(sending))
         if count <= SMALL_BYTES:
             data = os.pread(fd, count, want.offset)
             channel.hold(data)

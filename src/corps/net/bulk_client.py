@@ -25,8 +25,18 @@ from corps.errors import (
 )
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest, check_digest
+from corps.model.pieces import check_pieces, piece_span
 from corps.net.channel import STALL_S, Channel
-from corps.wire.bulk import BulkAnswer, Missing, Sending, Stored, Trouble, Want
+from corps.wire.bulk import (
+    BulkAnswer,
+    Missing,
+    PieceList,
+    Pieces,
+    Sending,
+    Stored,
+    Trouble,
+    Want,
+)
 from corps.wire.codec import BULK_PREFACE, encode_frame
 
 MISSING_MAX = 10_000
@@ -56,6 +66,7 @@ class Blobs(Protocol):
     def has(self, digest: Digest) -> bool: ...
     def missing(self, digests: Iterable[Digest]) -> tuple[Digest, ...]: ...
     def open_blob(self, digest: Digest) -> int: ...
+    def piece_list(self, digest: Digest) -> tuple[int, bytes]: ...
     def writer(self, digest: Digest, size_bytes: int, *, resumable: bool = False) -> Writer: ...
     def resume(self, digest: Digest) -> Writer | None: ...
 
@@ -105,6 +116,27 @@ class BulkClient:
                     raise ProtocolError(f"asked what is missing, got {type(answer).__name__}")
                 found.extend(answer.digests)
         return tuple(found)
+
+    def piece_list(self, digest: Digest) -> PieceList:
+        """What its pieces must be, checked for its length."""
+        with self._talking("ask for a piece list") as channel:
+            channel.send(Pieces(digest=check_digest(digest)))
+            answer = _receive(channel)
+            if not isinstance(answer, PieceList) or answer.digest != digest:
+                raise ProtocolError(f"asked for a piece list, got {type(answer).__name__}")
+            check_pieces(answer.pieces, answer.size_bytes)
+        return answer
+
+    def fetch_piece(self, digest: Digest, index: int, size_bytes: int) -> bytes:
+        """One piece of a blob, for `PieceWriter.put` to verify."""
+        offset, length = piece_span(index, size_bytes)
+        with self._talking("fetch a piece") as channel:
+            channel.send(Want(digest=check_digest(digest), offset=offset, length=length))
+            sending = _receive(channel)
+            expected = Sending(digest=digest, size_bytes=size_bytes, offset=offset, length=length)
+            if sending != expected:
+                raise ProtocolError(f"asked for piece {index} of blob {digest!r}, got {sending}")
+            return b"".join(bytes(part) for part in channel.receive_raw(length))
 
     def fetch(
         self,

@@ -3,31 +3,43 @@
 root/blobs/ab/<digest>    whole, verified, never written again
 root/tmp/*.tmp            arriving; gone at the next start
 root/tmp/<digest>.part    arriving, and big enough to be continued after a break
+root/tmp/<digest>.pieces  arriving in any order (`pieces`)
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import itertools
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from blake3 import blake3
 
 from corps.clock import Clock
-from corps.errors import CorpsError, Invalid, NotFound, Unavailable
+from corps.errors import Invalid, NotFound, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest, check_digest
+from corps.model.pieces import check_pieces
+from corps.store.disk import disk_failure, make_directory, sync_directory
+from corps.store.pieces import PIECES_SUFFIX, PieceLists, PieceReader, PieceWriter
+from corps.store.writer import BLOB_MODE, BlobWriter
+
+__all__ = [
+    "BLOB_MODE",
+    "BlobStore",
+    "BlobWriter",
+    "disk_failure",
+    "make_directory",
+    "sync_directory",
+]
 
 PART_MIN_BYTES = 1 << 20
 PART_KEEP_S = 86_400.0
-READ_BYTES = 1 << 20
-BLOB_MODE = 0o444
+STAT_BLOCK_BYTES = 512
+PART_SUFFIX = ".part"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -46,6 +58,8 @@ class BlobStore:
         self._blobs_name = str(self._blobs)  # Path is slow where blobs are small and many
         self._tmp = root / "tmp"
         self._numbers = itertools.count()
+        self._lists = PieceLists(self)
+        self._arriving: dict[Digest, PieceWriter] = {}
         for directory in (self._blobs, self._tmp):
             make_directory(directory, 0o700)
         self._remove_stale()
@@ -135,12 +149,47 @@ class BlobStore:
         writer.hash_received()
         return writer
 
-    def partial_bytes(self, digest: Digest) -> int:
-        """How much of a blob that broke off is here."""
+    def pieces(self, digest: Digest, size_bytes: int, pieces: bytes) -> PieceWriter:
+        """A blob that will arrive piece by piece; it has what an earlier writer left of it."""
+        check_pieces(pieces, size_bytes)
+        if not self.partial_bytes(digest):
+            self.check_room(digest, size_bytes)
         try:
+            fd = self._open_pieces(digest)
+            name = self._part(digest, PIECES_SUFFIX)
+            if fd is None:
+                name = f"{self._tmp}/{digest}.{os.getpid()}.{next(self._numbers)}.tmp"
+                fd = os.open(name, _NEW_FILE, 0o600)
+        except OSError as error:
+            raise disk_failure(error, f"cannot store blob {digest!r}", self._tmp) from error
+        writer = PieceWriter(self, digest, fd, name, size_bytes, pieces)
+        writer.look()
+        self._arriving.setdefault(digest, writer)
+        return writer
+
+    def open_pieces(self, digest: Digest) -> PieceReader:
+        """Read what is here of a blob, whole or still arriving. Raise NotFound."""
+        writer = self._arriving.get(digest)
+        if writer is not None and not self.has(digest):
+            return writer.reader()
+        fd = self.open_blob(digest)
+        return PieceReader(digest, fd, os.fstat(fd).st_size)
+
+    def piece_list(self, digest: Digest) -> tuple[int, bytes]:
+        """Size and piece list of a blob that is here whole. Raise NotFound."""
+        return self._lists.get(digest)
+
+    def forget_arriving(self, writer: PieceWriter) -> None:
+        if self._arriving.get(writer.digest) is writer:
+            del self._arriving[writer.digest]
+
+    def partial_bytes(self, digest: Digest) -> int:
+        """How much of a blob that broke off is here: in a part, or on the disk in pieces."""
+        with contextlib.suppress(FileNotFoundError):
             return os.stat(self._part(digest)).st_size
-        except FileNotFoundError:
-            return 0
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(self._part(digest, PIECES_SUFFIX)).st_blocks * STAT_BLOCK_BYTES
+        return 0
 
     def remove(self, digest: Digest) -> None:
         """Remove the blob; none there is fine."""
@@ -150,6 +199,7 @@ class BlobStore:
             pass
         except OSError as error:
             raise disk_failure(error, f"cannot remove blob {digest!r}", self._blobs) from error
+        self._lists.remove(digest)
 
     def free_bytes(self) -> int:
         try:
@@ -198,12 +248,22 @@ class BlobStore:
         check_digest(digest)
         return f"{self._blobs_name}/{digest[:2]}/{digest}"
 
-    def _part(self, digest: Digest) -> str:
-        return f"{self._tmp}/{check_digest(digest)}.part"
+    def _part(self, digest: Digest, suffix: str = PART_SUFFIX) -> str:
+        return f"{self._tmp}/{check_digest(digest)}{suffix}"
 
-    def _open_part(self, digest: Digest, flags: int) -> int | None:
+    def _open_pieces(self, digest: Digest) -> int | None:
+        """As `_open_part`; what arrived in one stream until now goes on in pieces."""
+        fd = self._open_part(digest, 0)
+        if fd is not None:
+            with contextlib.suppress(FileExistsError):
+                os.link(self._part(digest), self._part(digest, PIECES_SUFFIX))
+            os.unlink(self._part(digest))
+            os.close(fd)
+        return self._open_part(digest, os.O_CREAT, PIECES_SUFFIX)
+
+    def _open_part(self, digest: Digest, flags: int, suffix: str = PART_SUFFIX) -> int | None:
         """The locked partial file; None when it is absent, or another writer's."""
-        path = self._part(digest)
+        path = self._part(digest, suffix)
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
         except (FileNotFoundError, PermissionError):
@@ -228,151 +288,13 @@ class BlobStore:
 
     def _can_continue(self, path: Path) -> bool:
         """A part, not old, that its writer had not finished."""
-        digest = path.name.removesuffix(".part")
-        if _DIGEST.fullmatch(digest) is None or digest == path.name or self.has(digest):
+        digest, suffix = path.stem, path.suffix
+        if suffix not in (PART_SUFFIX, PIECES_SUFFIX) or not _DIGEST.fullmatch(digest):
+            return False
+        if self.has(digest):
             return False
         status = path.lstat()
         return bool(status.st_mode & 0o200) and status.st_mtime > Clock()() - PART_KEEP_S
-
-
-class BlobWriter:
-    """One blob on its way in, hashed as it comes: write, then commit.
-
-    Closed before that, it leaves nothing, or a partial blob if it is one worth continuing.
-    """
-
-    def __init__(
-        self, store: BlobStore, digest: Digest, fd: int, temp: str, *, is_resumable: bool = True
-    ) -> None:
-        self.digest = digest
-        self.received_bytes = 0
-        self._store = store
-        self._fd = fd
-        self._temp: str | None = temp
-        self._is_resumable = is_resumable
-        self._size_bytes = BLOB_MAX_BYTES
-        self._hash = blake3()
-
-    def __enter__(self) -> BlobWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def expect(self, size_bytes: int) -> BlobWriter:
-        """The size of the whole blob, once it is known."""
-        self._size_bytes = size_bytes
-        return self
-
-    def hash_received(self) -> None:
-        """Take what an earlier writer left as received."""
-        view = memoryview(bytearray(READ_BYTES))
-        try:
-            while count := os.readv(self._fd, [view]):
-                self._hash.update(view[:count])
-                self.received_bytes += count
-        except OSError as error:
-            raise self._fail(error) from error
-
-    def write(self, data: bytes | memoryview) -> None:
-        """The next bytes. Raise Invalid when they are too many, Unavailable when the disk fails."""
-        if self.received_bytes + len(data) > self._size_bytes:
-            self.discard()
-            raise Invalid(
-                f"blob {self.digest!r} has more than the announced {self._size_bytes} bytes",
-                field="bytes",
-            )
-        self._hash.update(data)
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            raise self._fail(error) from error
-        self.received_bytes += len(data)
-
-    def commit(self) -> None:
-        """Verify, make durable and place it. Whatever fails, nothing is left behind."""
-        try:
-            self._verify()
-            if self._store.durable:
-                os.fsync(self._fd)
-            os.fchmod(self._fd, BLOB_MODE)
-            assert self._temp is not None, "committed twice"
-            self._store.place(self._temp, self.digest)
-        except OSError as error:
-            raise self._fail(error) from error
-        except CorpsError:
-            self.discard()
-            raise
-        self._temp = None
-        self.close()
-
-    def discard(self) -> None:
-        """Remove what has arrived."""
-        self._is_resumable = False
-        self.close()
-
-    def close(self) -> None:
-        temp, self._temp = self._temp, None
-        if temp is not None and not (self._is_resumable and self.received_bytes):
-            with contextlib.suppress(OSError):
-                os.unlink(temp)
-        if self._fd >= 0:
-            os.close(self._fd)  # lets go of the lock, so after the unlink
-            self._fd = -1
-
-    def _verify(self) -> None:
-        if self.received_bytes != self._size_bytes:
-            raise Invalid(
-                f"blob {self.digest!r} ended after {self.received_bytes} of {self._size_bytes} "
-                "bytes; send it again",
-                field="bytes",
-            )
-        digest = self._hash.hexdigest()
-        if digest != self.digest:
-            raise Invalid(
-                f"blob {self.digest!r} arrived with other bytes ({digest!r}); send it again",
-                field="digest",
-            )
-
-    def _fail(self, error: OSError) -> Unavailable:
-        done = f"{self.received_bytes} of {self._size_bytes} bytes"
-        self.discard()
-        return disk_failure(error, f"cannot store blob {self.digest!r} ({done})", self._store.root)
-
-
-def disk_failure(error: OSError, what: str, where: Path) -> Unavailable:
-    """What an operator should know of a failing disk."""
-    hint = (
-        "free some space there, then repeat"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "look at the disk and its permissions, then repeat"
-    )
-    reason = (error.strerror or str(error)).lower()
-    return Unavailable(f"{what} in '{where}': {reason}; {hint}", errno=error.errno or 0)
-
-
-def make_directory(path: Path, mode: int) -> None:
-    """The directory with exactly this mode, whatever the umask."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(mode)
-    except OSError as error:
-        raise disk_failure(error, "cannot make a directory", path) from error
-
-
-def sync_directory(path: str | Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _is_worth(size_bytes: int, resumable: bool) -> bool:

@@ -1,22 +1,56 @@
 """The bulk connection: blobs in and out of a store, on a connection of their own.
 
 The asking side sends BULK_PREFACE, then any number of requests one after the other; each frame is
-as in `codec`. After `Sending` come exactly `size_bytes - offset` raw bytes, in either direction.
+as in `codec`. After `Sending` come exactly `wire_bytes` bytes, in either direction.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeAlias
 
 from corps.model.name import Digest
 from corps.wire.worker import Message
 
 
+class Encoding(StrEnum):
+    """How a range of a blob travels: as it is; compressed; or compressed by what it has in common
+    with a region of another blob, which both sides have."""
+
+    RAW = "raw"
+    ZSTD = "zstd"
+    PATCH = "patch"
+
+
 class Want(Message, frozen=True, kw_only=True):
-    """Ask for a blob from `offset` on. Answer: Sending and the bytes, or Trouble."""
+    """Ask for a blob from `offset` on: `length` bytes of it, None for the rest.
+
+    Answer: Trouble, or as many Sending as it takes, each with its bytes. `encodings`: what the
+    asker understands beside raw; `bases`: similar blobs it has, the best first; the answers come no
+    faster than `rate_bytes_s`.
+    """
 
     digest: Digest
     offset: int = 0
+    length: int | None = None
+    encodings: tuple[Encoding, ...] = ()
+    bases: tuple[Digest, ...] = ()
+    rate_bytes_s: int | None = None
+
+
+class Pieces(Message, frozen=True, kw_only=True):
+    """Ask for the piece list of a blob. Answer: PieceList or Trouble."""
+
+    digest: Digest
+
+
+class PieceList(Message, frozen=True, kw_only=True):
+    """`pieces` as in model.pieces. Who gets it from the master trusts it; the digest of the whole
+    blob is verified all the same."""
+
+    digest: Digest
+    size_bytes: int
+    pieces: bytes
 
 
 class Missing(Message, frozen=True, kw_only=True):
@@ -26,11 +60,22 @@ class Missing(Message, frozen=True, kw_only=True):
 
 
 class Sending(Message, frozen=True, kw_only=True):
-    """A blob follows. As a request: put it; answer: Stored or Trouble."""
+    """Bytes of a blob follow: `length` from `offset` on, None for the rest. As a request: put it;
+    answer: Stored or Trouble.
+
+    They are `wire_bytes` as they travel, None for as many as they are. A patch is made against
+    `base_length` bytes of `base` from `base_offset` on.
+    """
 
     digest: Digest
     size_bytes: int
     offset: int = 0
+    length: int | None = None
+    encoding: Encoding = Encoding.RAW
+    wire_bytes: int | None = None
+    base: Digest | None = None
+    base_offset: int = 0
+    base_length: int = 0
 
 
 class Stored(Message, frozen=True, kw_only=True):
@@ -46,5 +91,5 @@ class Trouble(Message, frozen=True, kw_only=True):
     message: str
 
 
-BulkRequest: TypeAlias = Want | Missing | Sending
-BulkAnswer: TypeAlias = Sending | Missing | Stored | Trouble
+BulkRequest: TypeAlias = Want | Pieces | Missing | Sending
+BulkAnswer: TypeAlias = Sending | PieceList | Missing | Stored | Trouble

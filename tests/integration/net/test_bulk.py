@@ -175,6 +175,22 @@ def test_a_connection_that_was_idle_for_too_long_is_dialled_again(there: BlobSto
             threads[-1].join()
 
 
+def test_a_blob_may_be_fetched_piece_by_piece(
+    dial: Dial, here: BlobStore, there: BlobStore
+) -> None:
+    digest = there.put_bytes(LARGE)
+    with BulkClient(dial) as client:
+        list = client.piece_list(digest)
+        assert list.size_bytes == len(LARGE)
+        with here.pieces(digest, list.size_bytes, list.pieces) as writer:
+            for index in reversed(writer.missing()):
+                writer.put(index, client.fetch_piece(digest, index, list.size_bytes))
+            writer.commit()
+        with pytest.raises(NotFound):
+            client.piece_list(digest_of(b"nothing"))
+    assert here.read_bytes(digest, len(LARGE)) == LARGE
+
+
 # ---- what is refused
 
 
@@ -368,6 +384,8 @@ HOSTILE = {
     "noise": HEADER.pack(3) + b"\xc1\xc1\xc1",
     "an answer as a request": encode_frame(Trouble(code="x", message="y")),
     "negative offset": encode_frame(Want(digest=DIGEST, offset=-1)),
+    "negative length": encode_frame(Want(digest=DIGEST, offset=0, length=-1)),
+    "length beyond the end": encode_frame(Want(digest=DIGEST, offset=0, length=2)),
     "negative size": encode_frame(Sending(digest=DIGEST, size_bytes=-1)),
     "8 EiB": encode_frame(Sending(digest=DIGEST, size_bytes=2**63)),
     "put in the middle": encode_frame(Sending(digest=DIGEST, size_bytes=5, offset=2)),

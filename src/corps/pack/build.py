@@ -27,7 +27,9 @@ from corps.model.artifact import (
     encode_manifest,
 )
 from corps.model.name import NAME_RULE, Digest, check_name
+from corps.model.needs import Needs
 from corps.pack.elf import ELF_MAGIC, Elf, machine_of, read_elf
+from corps.pack.form import PLAIN, Form, shebang_programs
 from corps.pack.loader import Places, closure
 from corps.pack.source import (
     Source,
@@ -72,13 +74,18 @@ def default_name(path: Path) -> str:
 
 
 def pack(
-    source: Path, *, entry: str | None, libraries: Sequence[Path], with_libraries: bool
+    source: Path,
+    *,
+    entry: str | None,
+    libraries: Sequence[Path],
+    with_libraries: bool,
+    form: Form = PLAIN,
 ) -> Packed:
     """Read everything once. Raise NotFound or Invalid before anything travels."""
     for path in (source, *libraries):
         if "\0" in str(path):
             raise Invalid(f"bad path {str(path)[:80]!r}: it has a NUL character", field="path")
-    parcel = _Parcel()
+    parcel = _Parcel(form)
     nearby: dict[str, list[Path]] = {}
     if os.path.isdir(source):
         root = Path(os.path.realpath(source))
@@ -89,21 +96,30 @@ def pack(
     else:
         program, inside = _add_program(parcel, source, entry), source.name
         directory = parcel.free_directory(LIBRARY_DIR)
-    _warn_of_start(parcel, program, inside)
+    for beside, file in form.beside:
+        parcel.add(beside, parcel.read(_real(file)), FileKind.DATA, False)
+    if not form.runner:
+        _warn_of_start(parcel, program, inside)
     given = _add_given(parcel, libraries, program, directory)
     if with_libraries:
         _add_libraries(parcel, program, given, nearby, directory)
-    return parcel.packed(inside, directory)
+    return parcel.packed(inside, directory, _needs(program, form))
+
+
+def _needs(program: Source, form: Form) -> Needs:
+    programs = form.all_programs if form.runner else shebang_programs(program.head)
+    return Needs(programs=programs, python=form.python)
 
 
 class _Parcel:
     """Collects entries, sources and warnings; a file that is met twice is hashed once."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form) -> None:
+        self.form = form
         self.files: dict[str, FileEntry] = {}
         self.links: list[LinkEntry] = []
         self.sources: dict[Digest, Path] = {}
-        self.warnings: dict[str, None] = {}
+        self.warnings: dict[str, None] = dict.fromkeys(form.warnings)
         self._read: dict[str, Source] = {}
 
     def read(self, real: Path) -> Source:
@@ -136,13 +152,15 @@ class _Parcel:
         names = (wanted, *(f"{TREE_LIBRARY_DIR}-{number}" for number in range(1, len(taken) + 2)))
         return next(name for name in names if name not in taken)
 
-    def packed(self, entry: str, library_directory: str) -> Packed:
+    def packed(self, entry: str, library_directory: str, needs: Needs) -> Packed:
         has_libraries = any(path.startswith(f"{library_directory}/") for path in self.files)
         manifest = Manifest(
             entry=entry,
             files=tuple(self.files[path] for path in sorted(self.files)),
             links=tuple(sorted(self.links, key=lambda link: link.path)),
             library_dirs=(library_directory,) if has_libraries else (),
+            runner=self.form.runner,
+            needs=needs,
         )
         check_manifest(manifest)
         warnings = list(self.warnings)
@@ -165,8 +183,9 @@ def _add_program(parcel: _Parcel, source: Path, entry: str | None) -> Source:
             f"'{source}' is a file, so it is the program: leave out --entry", field="entry"
         )
     program = parcel.read(_real(source))
-    _check_executable(source, program)
-    parcel.add(source.name, program, FileKind.EXECUTABLE, True)
+    if not parcel.form.runner:
+        _check_executable(source, program)
+    parcel.add(source.name, program, FileKind.EXECUTABLE, program.is_executable)
     return program
 
 
@@ -198,7 +217,8 @@ def _add_tree(parcel: _Parcel, root: Path, tree: Tree, entry: str | None) -> tup
     if not program.is_relative_to(root):
         raise Invalid(f"entry {entry!r} leads out of '{root}'", field="entry")
     found = parcel.read(program)
-    _check_executable(root / inside, found)
+    if not parcel.form.runner:
+        _check_executable(root / inside, found)
     return found, inside
 
 

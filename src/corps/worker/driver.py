@@ -17,12 +17,13 @@ from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
 from corps.errors import CorpsError, Unavailable, error_of
-from corps.model.instance import InstanceState, Launchable
-from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instance_id
+from corps.model.instance import Evidence, InstanceState, Launchable
+from corps.model.name import AttemptKey, Digest
 from corps.store.blobs import BlobStore
-from corps.store.trees import LaunchPaths, Trees
+from corps.store.trees import Trees
 from corps.wire import keeper, worker
 from corps.worker.answers import answer_sample, answer_series
+from corps.worker.command import command, environment, is_found, no_runner
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
@@ -40,7 +41,6 @@ PEAKS_EVERY_S = 5.0
 REOPEN_S = 1.0
 PROGRESS_EVERY_S = 0.25
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _log = logging.getLogger("corps.worker")
 
@@ -211,11 +211,17 @@ class WorkerDriver:
                 key, stage, error.errno or 0, f"cannot make its directory: {error.strerror}"
             )
             return
+        env = environment(key, launch, paths, {"HOME": work} | user, self._name)
+        argv = command(paths, self._trees.runner(launch.digest), launch.args, env["PATH"])
+        if not is_found(argv):
+            said = self._witness.now(argv)
+            self._block(key, "execve", errno.ENOENT, no_runner(argv, paths, env["PATH"]), said)
+            return
         message = keeper.Spawn(
             key=key,
-            path=paths.entry_path,
-            argv=(paths.entry_path, *launch.args),
-            env=self._environment(key, launch, paths, {"HOME": work} | user),
+            path=argv[0],
+            argv=argv,
+            env=env,
             cwd=launch.cwd or work,
             stdout=self._layout.log(key, "stdout"),
             stderr=self._layout.log(key, "stderr"),
@@ -225,28 +231,16 @@ class WorkerDriver:
         self._witness.spawns(message)
         self._keeper.send(message)
 
-    def _environment(
-        self, key: AttemptKey, launch: Launchable, paths: LaunchPaths, user: dict[str, str]
-    ) -> dict[str, str]:
-        """From empty: what every program may expect, what was asked for, and who it is."""
-        instance, attempt = split_attempt_key(key)
-        app, _ = split_instance_id(instance) or (instance, 0)
-        env = {"PATH": PATH, "LANG": "C.UTF-8", **user, **launch.env}
-        if paths.library_path:
-            own = launch.env.get("LD_LIBRARY_PATH")
-            env["LD_LIBRARY_PATH"] = f"{paths.library_path}:{own}" if own else paths.library_path
-        return {
-            **env,
-            "CORPS_APP": app,
-            "CORPS_INSTANCE": instance,
-            "CORPS_ATTEMPT": key,
-            "CORPS_ATTEMPT_NUMBER": str(attempt),
-            "CORPS_WORKER": self._name,
-        }
-
-    def _block(self, key: AttemptKey, stage: str, number: int, message: str) -> None:
+    def _block(
+        self,
+        key: AttemptKey,
+        stage: str,
+        number: int,
+        message: str,
+        evidence: Evidence | None = None,
+    ) -> None:
         """Never from within a step: the core is told in a turn of its own."""
-        event = ev.SpawnBlocked(key, stage, number, message, self._witness.now())
+        event = ev.SpawnBlocked(key, stage, number, message, evidence or self._witness.now())
         self._loop.call_soon(self.feed, event)
 
     async def _fetch(self, digest: Digest) -> None:

@@ -23,8 +23,11 @@ BLOB_MAX_BYTES = 8 << 30
 MANIFEST_MAX_BYTES = 64 << 20
 LIBRARY_DIR = "lib"
 NAME_MAX_BYTES = 255
+RUNNER_WORDS_MAX = 64
+RUNNER_MAX_CHARS = 4_096
 _NOT_NAMES = frozenset(("", ".", ".."))
 _ODD = re.compile(r"[\x00-\x1f\x7f\\]")
+_NOT_RUNNER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class FileKind(StrEnum):
@@ -54,7 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one launch needs: `entry` is executed, `library_dirs` hold its libraries.
 
     With a `runner` that program is executed instead, and gets the path of `entry` behind its own
-    arguments: `("java", "-jar")`. `needs`: what the machine must have by itself.
+    arguments: `("java", "-jar")`; a name without a slash is looked for in the PATH of the launch.
+    `needs`: what the machine must have by itself.
     """
 
     entry: str
@@ -125,6 +129,7 @@ def check_manifest(manifest: Manifest) -> None:
         check_path(directory)
         if ":" in directory:
             raise Invalid(f"library directory {directory!r} has a colon", field="library_dirs")
+    check_runner(manifest.runner)
 
 
 def check_path(path: str) -> str:
@@ -167,6 +172,22 @@ def check_link(link: LinkEntry) -> LinkEntry:
     if len(link.target) > PATH_MAX_BYTES:
         raise Invalid(f"link {link.path[:80]!r} has a target that is too long", field="links")
     return link
+
+
+def check_runner(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `words` if they can start a program: its full path or its name, and arguments."""
+    if len(words) > RUNNER_WORDS_MAX or sum(map(len, words)) > RUNNER_MAX_CHARS:
+        raise Invalid(
+            f"the runner has more than {RUNNER_WORDS_MAX} words or {RUNNER_MAX_CHARS} characters",
+            field="runner",
+        )
+    if any(_NOT_RUNNER.search(word) for word in words):
+        raise Invalid("the runner has control characters, or is not UTF-8", field="runner")
+    if words and not words[0].startswith("/") and ("/" in words[0] or words[0] in _NOT_NAMES):
+        raise Invalid(
+            f"bad runner {words[0][:80]!r}: the name of a program, or its full path", field="runner"
+        )
+    return words
 
 
 def split_artifact(text: str) -> tuple[str, Digest | None]:

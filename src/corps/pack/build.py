@@ -24,6 +24,7 @@ from corps.model.artifact import (
 from corps.model.name import NAME_RULE, check_name
 from corps.model.needs import Needs
 from corps.pack.elf import ELF_MAGIC, machine_of
+from corps.pack.form import PLAIN, Form
 from corps.pack.libraries import POLICY, Choice, add_given, add_libraries, nearby_libraries
 from corps.pack.loader import Places
 from corps.pack.parcel import TREE_LIBRARY_DIR, Packed, Parcel
@@ -56,12 +57,15 @@ def pack(
     libraries: Sequence[Path],
     with_libraries: bool,
     choice: Choice = POLICY,
+    form: Form = PLAIN,
 ) -> Packed:
     """Read everything once. Raise NotFound or Invalid before anything travels."""
     for path in (source, *libraries):
         if "\0" in str(path):
             raise Invalid(f"bad path {str(path)[:80]!r}: it has a NUL character", field="path")
     parcel = Parcel()
+    parcel.warnings.update(dict.fromkeys(form.warnings))
+    parcel.runner = form.runner
     nearby: dict[str, list[Path]] = {}
     if os.path.isdir(source):
         root = Path(os.path.realpath(source))
@@ -72,8 +76,12 @@ def pack(
     else:
         program, inside = _add_program(parcel, source, entry), source.name
         directory = parcel.free_directory(LIBRARY_DIR)
-    _warn_of_start(parcel, program, inside)
-    parcel.needs = Needs(programs=interpreters(program.head))
+    for beside, file in form.beside:
+        parcel.add(beside, parcel.read(_real(file)), FileKind.DATA, False)
+    if not form.runner:
+        _warn_of_start(parcel, program, inside)
+    programs = form.all_programs if form.runner else interpreters(program.head)
+    parcel.needs = Needs(programs=programs, python=form.python)
     places = Places(add_given(parcel, libraries, program, directory), nearby, _library_path())
     choice = msgspec.structs.replace(choice, is_alone=choice.is_alone or not with_libraries)
     add_libraries(parcel, program, places, choice, directory)
@@ -89,8 +97,9 @@ def _add_program(parcel: Parcel, source: Path, entry: str | None) -> Source:
             f"'{source}' is a file, so it is the program: leave out --entry", field="entry"
         )
     program = parcel.read(_real(source))
-    _check_executable(source, program)
-    parcel.add(source.name, program, FileKind.EXECUTABLE, True)
+    if not parcel.runner:
+        _check_executable(source, program)
+    parcel.add(source.name, program, FileKind.EXECUTABLE, program.is_executable)
     return program
 
 
@@ -122,7 +131,8 @@ def _add_tree(parcel: Parcel, root: Path, tree: Tree, entry: str | None) -> tupl
     if not program.is_relative_to(root):
         raise Invalid(f"entry {entry!r} leads out of '{root}'", field="entry")
     found = parcel.read(program)
-    _check_executable(root / inside, found)
+    if not parcel.runner:
+        _check_executable(root / inside, found)
     return found, inside
 
 

@@ -62,6 +62,7 @@ class Parcel:
         self.links: list[LinkEntry] = []
         self.sources: dict[Digest, Path] = {}
         self.warnings: dict[str, None] = {}
+        self.runner: tuple[str, ...] = ()
         self.needs = Needs()
         self.libraries: tuple[LibraryRow, ...] = ()
         self._read: dict[str, Source] = {}
@@ -103,6 +104,7 @@ class Parcel:
             files=tuple(self.files[path] for path in sorted(self.files)),
             links=tuple(sorted(self.links, key=lambda link: link.path)),
             library_dirs=(library_directory,) if has_libraries else (),
+            runner=self.runner,
             needs=self.needs,
         )
         check_manifest(manifest)

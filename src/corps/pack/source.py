@@ -125,9 +125,10 @@ def interpreters(head: bytes) -> tuple[str, ...]:
     if not head.startswith(b"#!"):
         return ()
     words = os.fsdecode(head[2:].split(b"\n", 1)[0]).split()
-    if words and os.path.basename(words[0]) == "env":
-        words[1:] = [program] if (program := _run_by_env(words[1:])) else []
-    return tuple(words[:2] if words and os.path.basename(words[0]) == "env" else words[:1])
+    if not words or not words[0].startswith("/"):
+        return ()  # looked for where the launch begins, so it says nothing of the machine
+    program = _run_by_env(words[1:]) if os.path.basename(words[0]) == "env" else ""
+    return (words[0], program) if program else (words[0],)
 
 
 def _run_by_env(words: list[str]) -> str:

@@ -59,6 +59,7 @@ class Trees:
         self._blobs = blobs
         self._lock = threading.RLock()
         self._launch_paths: dict[Digest, LaunchPaths] = {}
+        self._runners: dict[Digest, tuple[str, ...]] = {}
         self._kept: list[tuple[Digest, Manifest]] = []
         make_directory(self._root, DIRECTORY_MODE)
         self._finish_interrupted()
@@ -92,7 +93,13 @@ class Trees:
                 entry_path=f"{tree}/{manifest.entry}",
                 library_path=":".join(f"{tree}/{name}" for name in manifest.library_dirs),
             )
+            self._runners[digest] = manifest.runner
         return known
+
+    def runner(self, digest: Digest) -> tuple[str, ...]:
+        """What the entry is given to; empty: it is executed itself. Raise NotFound as above."""
+        self.launch_paths(digest)
+        return self._runners[digest]
 
     @contextlib.contextmanager
     def keeping(self, digest: Digest, manifest: Manifest) -> Iterator[None]:

@@ -17,19 +17,20 @@ from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
 from corps.errors import CorpsError, Denied, Unavailable, error_of
-from corps.model.instance import InstanceState, Launchable
+from corps.model.instance import Evidence, InstanceState, Launchable
 from corps.model.name import AttemptKey, Digest
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from corps.wire import keeper, worker
 from corps.worker.answers import answer_sample, answer_series
+from corps.worker.command import command, environment, is_found, no_runner
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
 from corps.worker.policy import PolicyFile
 from corps.worker.sampler import Sampler
 from corps.worker.state import WorkerFile, save
-from corps.worker.terms import environment, spawn_terms, user_environment
+from corps.worker.terms import spawn_terms, user_environment
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
 from corps.worker.watch import Watch
@@ -215,11 +216,17 @@ class WorkerDriver:
                 key, stage, error.errno or 0, f"cannot make its directory: {error.strerror}"
             )
             return
+        env = environment(key, launch, paths, {"HOME": work} | user, self._name)
+        argv = command(paths, self._trees.runner(launch.digest), launch.args, env["PATH"])
+        if not is_found(argv):
+            said = self._witness.now(argv)
+            self._block(key, "execve", errno.ENOENT, no_runner(argv, paths, env["PATH"]), said)
+            return
         message = keeper.Spawn(
             key=key,
-            path=paths.entry_path,
-            argv=(paths.entry_path, *launch.args),
-            env=environment(self._name, key, launch, paths.library_path, {"HOME": work} | user),
+            path=argv[0],
+            argv=argv,
+            env=env,
             cwd=launch.cwd or work,
             stdout=self._layout.log(key, "stdout"),
             stderr=self._layout.log(key, "stderr"),
@@ -229,9 +236,16 @@ class WorkerDriver:
         self._witness.spawns(message)
         self._keeper.send(message)
 
-    def _block(self, key: AttemptKey, stage: str, number: int, message: str) -> None:
+    def _block(
+        self,
+        key: AttemptKey,
+        stage: str,
+        number: int,
+        message: str,
+        evidence: Evidence | None = None,
+    ) -> None:
         """Never from within a step: the core is told in a turn of its own."""
-        event = ev.SpawnBlocked(key, stage, number, message, self._witness.now())
+        event = ev.SpawnBlocked(key, stage, number, message, evidence or self._witness.now())
         self._loop.call_soon(self.feed, event)
 
     async def _fetch(self, digest: Digest) -> None:

@@ -18,7 +18,7 @@ from corps.errors import Invalid
 from corps.model.artifact import FileKind
 from corps.model.needs import LibraryNeed, Needs
 from corps.pack.elf import Elf, machine_of, read_elf
-from corps.pack.loader import Library, Places, closure
+from corps.pack.loader import HWCAPS, Library, Places, closure
 from corps.pack.parcel import LibraryRow, Parcel
 from corps.pack.source import Source, Tree, has_library_name
 from corps.pack.system import is_musl, owner_of
@@ -132,6 +132,7 @@ def add_libraries(
     inside = {os.path.realpath(path) for paths in places.nearby.values() for path in paths}
     for library in found.libraries:
         _add_found(parcel, library, rows, inside, directory)
+    _warn_of_processors(parcel, found.libraries)
     for who, name in found.missing:
         parcel.warn(f"'{who}' needs {name}, which is not on this machine: give it with --lib")
     parcel.libraries = rows.all()
@@ -147,16 +148,31 @@ def add_libraries(
 def _add_found(
     parcel: Parcel, library: Library, rows: _Rows, inside: set[str], directory: str
 ) -> None:
-    name, path = library.name, library.path
+    name, path, why = library.name, library.path, ORDINARY
     if "/" in name:
         parcel.warn(f"'{library.asked_by}' needs '{name}' by its path: put it on each worker")
-    elif f"{directory}/{name}" in parcel.files:
-        pass  # given with --lib
-    elif library.via_origin and os.path.realpath(path) in inside:
-        rows.travel(name, path, INSIDE)
+        return
+    if library.hwcap:
+        name, why = f"{HWCAPS}/{library.hwcap}/{name}", f"preferred by processors: {library.hwcap}"
+    if f"{directory}/{name}" in parcel.files:
+        return  # given with --lib
+    if library.via_origin and os.path.realpath(path) in inside:
+        why = INSIDE
     else:
         parcel.add(f"{directory}/{name}", parcel.read(_real(path)), FileKind.LIBRARY, False)
-        rows.travel(name, path, ORDINARY)
+    rows.travel(name, path, why)
+
+
+def _warn_of_processors(parcel: Parcel, libraries: Sequence[Library]) -> None:
+    for_all = {library.name for library in libraries if not library.hwcap}
+    for name in dict.fromkeys(library.name for library in libraries):
+        some = [library for library in libraries if library.name == name]
+        if name not in for_all:
+            levels = ", ".join(library.hwcap for library in some)
+            parcel.warn(
+                f"'{some[0].asked_by}' needs {name}, which is here for some processors only "
+                f"({levels})"
+            )
 
 
 class _Rows:

@@ -46,6 +46,7 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """
+    from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
     from corps.cli.upload import upload, watched  # noqa: PLC0415  # only copy needs them
     from corps.pack.build import default_name, pack  # noqa: PLC0415  # as above
 
@@ -60,6 +61,7 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     )
     for warning in packed.warnings:
         render.note(f"corps: warning: {warning}")
+    require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
     digest = upload(operator.client, packed)
     with watched(operator.client):
         rows = operator.client.submit(Copy(name=name, digest=digest, to=options["to"]), Copied)

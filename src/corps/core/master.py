@@ -25,6 +25,7 @@ from corps.core.roster import Roster
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
+from corps.wire.probe import Probed
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -119,6 +120,10 @@ class MasterCore:
             name for name, digests in sorted(self._roster.installed.items()) if digest in digests
         )
 
+    def fits(self, worker: WorkerName, digest: Digest) -> bool | None:
+        """Can the artifact run there, as the worker said? None: it has not said yet."""
+        return self._ledger.fitness.fits(worker, digest)
+
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
 
@@ -166,6 +171,9 @@ class MasterCore:
                 self._orders.signaled(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
+            case Probed():
+                problems = tuple(map(believe.text, message.problems))
+                self._ledger.fitness.hear(worker, message.digest, problems)
             case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
                 pass  # a sign of life; answers to questions are the driver's
             case Hello() | Inventory():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from corps.model.name import Digest
-from corps.wire.worker import Message
+from corps.wire.message import Message
 
 
 class Want(Message, frozen=True, kw_only=True):

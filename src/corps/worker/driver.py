@@ -22,7 +22,9 @@ from corps.model.name import AttemptKey, Digest, split_attempt_key, split_instan
 from corps.store.blobs import BlobStore
 from corps.store.trees import LaunchPaths, Trees
 from corps.wire import keeper, worker
-from corps.worker.answers import answer_sample, answer_series
+from corps.wire.probe import Probe
+from corps.worker.answers import answer_probe, answer_sample, answer_series
+from corps.worker.fit import PATH, MachineCheck
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
@@ -40,7 +42,6 @@ PEAKS_EVERY_S = 5.0
 REOPEN_S = 1.0
 PROGRESS_EVERY_S = 0.25
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _log = logging.getLogger("corps.worker")
 
@@ -73,13 +74,13 @@ class WorkerDriver:
         options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
         self._witness = Witness(self._layout, self._trees, clock)
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
+        self._machine = MachineCheck(home.name, home.blobs, home.trees)
         self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._watchdog = Watchdog(self._keeper.send)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_leaving = False
-        self._peaks_at = 0.0
+        self._is_leaving, self._peaks_at = False, 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
@@ -110,6 +111,9 @@ class WorkerDriver:
                     self._spawn_task(answer_sample(message, self.tell, *trees))
                 case worker.ReadSeries():
                     self._spawn_task(answer_series(message, self.tell, self._sampler))
+                case Probe():
+                    refusal = self._watch_logs.refusal
+                    self._spawn_task(answer_probe(message, self.tell, self._machine, refusal))
                 case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
                 case worker.Told():
@@ -250,8 +254,7 @@ class WorkerDriver:
         self._loop.call_soon(self.feed, event)
 
     async def _fetch(self, digest: Digest) -> None:
-        begin = self._clock()
-        said_at = [0.0]
+        begin, said_at = self._clock(), [0.0]
 
         def on_progress(progress: worker.Progress) -> None:
             if self._clock() - said_at[0] >= PROGRESS_EVERY_S:
@@ -261,8 +264,9 @@ class WorkerDriver:
         try:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
+            require = self._machine.require
             report = await asyncio.to_thread(
-                install, digest, self.dial, self._blobs, self._trees, on_progress
+                install, digest, self.dial, self._blobs, self._trees, on_progress, require
             )
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)

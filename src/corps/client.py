@@ -17,6 +17,7 @@ from corps.clock import Clock
 from corps.config import Settings, load_settings
 from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
 from corps.model import output_view, view
+from corps.model.check import Check, CheckView
 from corps.model.command import (
     Accepted,
     AnyCommand,
@@ -44,6 +45,7 @@ WAIT_S = 30.0
 READ_PATIENCE_S = 2.0
 EVENTS_LIMIT = 1_000
 SERIES_S = 10.0  # the master waits so long for workers
+CHECK_S = 10.0  # as above
 
 T = TypeVar("T")
 Server: TypeAlias = Settings | Path | str
@@ -168,6 +170,12 @@ class Client:
         if not isinstance(result, expected):
             raise ProtocolError(f"the master answered {type(result).__name__} to a command")
         return result
+
+    def check(self, check: Check, on: str = "all") -> list[CheckView]:
+        """Which workers of a selector could run it, as they say now. Nothing is copied."""
+        body = msgspec.json.encode(check)
+        answer = self._ask(Request("POST", "/v1/check", [("on", on)], body, CHECK_S))
+        return _decode(answer.body, msgspec.json.Decoder(list[CheckView]))
 
     def workers(self) -> list[view.WorkerView]:
         return self._read("/v1/workers", (), list[view.WorkerView])

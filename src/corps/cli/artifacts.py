@@ -13,6 +13,7 @@ from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
+from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
 from corps.model.name import check_name
 from corps.model.view import ArtifactView, CopyView, DeleteView
@@ -31,6 +32,7 @@ class CopyOptions(TypedDict):
     runner: str
     to: str
     dry_run: bool
+    force: bool
     output: Output
 
 
@@ -45,6 +47,7 @@ class CopyOptions(TypedDict):
 @kind_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
+@click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -52,7 +55,8 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """
-    from corps.cli.plan import show_plan  # noqa: PLC0415  # only copy needs it
+    from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
+    from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
     from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
     from corps.pack import kinds  # noqa: PLC0415  # as above
     from corps.pack.build import pack  # noqa: PLC0415  # as above
@@ -79,9 +83,13 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         if options["dry_run"]:
             show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
             return
+        if not options["force"]:
+            require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
         digest = upload(operator.client, packed)
+    transfer = Transfer(forced=options["force"])
+    command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
     with watched(operator.client):
-        rows = operator.client.submit(Copy(name=name, digest=digest, to=options["to"]), Copied)
+        rows = operator.client.submit(command, Copied)
     render.show(rows.workers, COPIES, options["output"])
     failed = [row for row in rows.workers if row.result not in COPIED]
     for row in failed:

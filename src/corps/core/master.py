@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple, assert_never
 
-from corps.core import accept, believe
+from corps.core import accept, believe, candidates
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
@@ -26,6 +26,7 @@ from corps.model.command import Copy
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
+from corps.wire.probe import Probed
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -132,9 +133,15 @@ class MasterCore:
         """Where a copy would go. Raise what it would be refused for."""
         installed = self._roster.installed
         return tuple(
-            Destination(name, tuple(installed.get(name, {})), self._unreachable(name))
-            for name in accept.recipients(self._ledger, command)
+            Destination(
+                worker.name, tuple(installed.get(worker.name, {})), self._unreachable(worker.name)
+            )
+            for worker in accept.recipients(self._ledger, command)
         )
+
+    def fits(self, worker: WorkerName, digest: Digest) -> bool | None:
+        """Can the artifact run there, as the worker said? None: it has not said yet."""
+        return self._ledger.fitness.fits(worker, digest)
 
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
@@ -155,7 +162,7 @@ class MasterCore:
                 self._orders.removed([surplus.id])
 
     def _unreachable(self, name: WorkerName) -> str | None:
-        return None if name in self._ledger.session_of else accept.gone(self._ledger, name)
+        return None if name in self._ledger.session_of else candidates.gone(self.cluster, name)
 
     # ---- messages
 
@@ -186,6 +193,9 @@ class MasterCore:
                 self._orders.signaled(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
+            case Probed():
+                problems = tuple(map(believe.text, message.problems))
+                self._ledger.fitness.hear(worker, message.digest, problems)
             case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
                 pass  # a sign of life; answers to questions are the driver's
             case Hello() | Inventory():

@@ -40,6 +40,7 @@ from corps.model.instance import InstanceState, SpawnFailed
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
 from corps.wire.output import Note
+from corps.wire.probe import Probe
 from corps.wire.worker import Report
 
 ENOENT = 2
@@ -163,6 +164,8 @@ class WorkerCore:
                 self._effect(Leave(None, "the master ended this worker"))
             case worker.Sample() | worker.ReadSeries() | worker.ReadLog() | worker.ReadOutput():
                 pass  # the driver answers questions
+            case Probe():
+                pass  # a question as well
             case _:
                 assert_never(message)
 

@@ -71,10 +71,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact should travel: from other workers as well, or from the master alone; and at
-    most so many bytes in a second to each worker (None: as fast as it goes)."""
+    most so many bytes in a second to each worker (None: as fast as it goes). `forced`: also to
+    workers that say they could not run it."""
 
     swarm: bool = True
     rate_bytes_s: int | None = None
+    forced: bool = False
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

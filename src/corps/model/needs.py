@@ -17,10 +17,13 @@ class LibraryNeed(msgspec.Struct, frozen=True, kw_only=True):
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """`machine` as `pack.elf.Machine.name`; `loader` is PT_INTERP; `programs` are interpreters and
     runners, by full path or by a name looked for in the PATH of launches; `python` is `3.11` when
-    the artifact has extension modules of that version. None and empty: it does not matter."""
+    the artifact has extension modules of that version. None and empty: it does not matter.
+    `library_path`: directories of the machine where the program looks for libraries by itself, as
+    its RPATH and RUNPATH say."""
 
     machine: str | None = None
     loader: str | None = None
     libraries: tuple[LibraryNeed, ...] = ()
     programs: tuple[str, ...] = ()
     python: str | None = None
+    library_path: tuple[str, ...] = ()

@@ -14,14 +14,13 @@ from corps.model.artifact import Transfer
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
 from corps.model.series import Measured, Point
+from corps.model.worker import Facts
+from corps.wire.message import Message
 from corps.wire.output import Note, OutputEnd, OutputGone, OutputPiece
+from corps.wire.probe import Probe, Probed
 
 INVENTORY_BATCH = 500
 LOG_CHUNK_MAX_BYTES = 256 << 10
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
-    """Base of what travels between daemons."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +71,7 @@ class Hello(Message, frozen=True, kw_only=True):
     life: str = ""
     heard_seq: int = 0
     now: float | None = None
+    facts: Facts = Facts()
 
 
 class Inventory(Message, frozen=True, kw_only=True):
@@ -239,6 +239,7 @@ FromWorker: TypeAlias = (
     | LogRead
     | OutputRead
     | Noted
+    | Probed
 )
 
 
@@ -392,5 +393,6 @@ ToWorker: TypeAlias = (
     | ReadSeries
     | ReadLog
     | ReadOutput
+    | Probe
     | Shutdown
 )

@@ -17,14 +17,17 @@ from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
 from corps.errors import CorpsError, Denied, Unavailable, error_of
+from corps.model.artifact import Transfer
 from corps.model.instance import Evidence, InstanceState, Launchable
 from corps.model.name import AttemptKey, Digest
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from corps.wire import keeper, worker
-from corps.worker.answers import answer_sample, answer_series
+from corps.wire.probe import Probe
+from corps.worker.answers import answer_probe, answer_sample, answer_series
 from corps.worker.command import command, environment, is_found, no_runner
-from corps.worker.install import install
+from corps.worker.fit import MachineCheck
+from corps.worker.install import anyhow, install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
 from corps.worker.policy import PolicyFile
@@ -75,13 +78,13 @@ class WorkerDriver:
         options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
         self._witness = Witness(self._layout, self._trees, clock)
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
+        self._machine = MachineCheck(home.name, home.blobs, home.trees)
         self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._watchdog = Watchdog(self._keeper.send)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_leaving = False
-        self._peaks_at = 0.0
+        self._is_leaving, self._peaks_at = False, 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
@@ -112,6 +115,9 @@ class WorkerDriver:
                     self._spawn_task(answer_sample(message, self.tell, *trees))
                 case worker.ReadSeries():
                     self._spawn_task(answer_series(message, self.tell, self._sampler))
+                case Probe():
+                    refusal = self._watch_logs.refusal
+                    self._spawn_task(answer_probe(message, self.tell, self._machine, refusal))
                 case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
                 case worker.Told():
@@ -162,7 +168,7 @@ class WorkerDriver:
             case ev.Spawn():
                 self._spawn(effect.key, effect.launch)
             case ev.Fetch():
-                self._spawn_task(self._fetch(effect.digest))
+                self._spawn_task(self._fetch(effect.digest, effect.transfer))
             case ev.RemoveArtifact():
                 self._spawn_task(self._remove_artifact(effect.digest))
             case ev.RemoveFiles():
@@ -248,9 +254,8 @@ class WorkerDriver:
         event = ev.SpawnBlocked(key, stage, number, message, evidence or self._witness.now())
         self._loop.call_soon(self.feed, event)
 
-    async def _fetch(self, digest: Digest) -> None:
-        begin = self._clock()
-        said_at = [0.0]
+    async def _fetch(self, digest: Digest, transfer: Transfer) -> None:
+        begin, said_at = self._clock(), [0.0]
 
         def on_progress(progress: worker.Progress) -> None:
             if self._clock() - said_at[0] >= PROGRESS_EVERY_S:
@@ -260,8 +265,9 @@ class WorkerDriver:
         try:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
+            require = anyhow if transfer.forced else self._machine.require
             report = await asyncio.to_thread(
-                install, digest, self.dial, self._blobs, self._trees, on_progress
+                install, digest, self.dial, self._blobs, self._trees, on_progress, require
             )
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)

@@ -24,6 +24,7 @@ BLOCK_BYTES = 4096
 RESERVE_BYTES = 1 << 20
 
 OnProgress: TypeAlias = Callable[[Progress], None]
+Require: TypeAlias = Callable[[Digest, Manifest], None]
 
 
 class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +37,29 @@ class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
     files_total: int
 
 
+def anyhow(_digest: Digest, _manifest: Manifest) -> None:
+    """Whatever the machine could make of it."""
+
+
 def install(
-    digest: Digest, dial: Dial, blobs: BlobStore, trees: Trees, on_progress: OnProgress
+    digest: Digest,
+    dial: Dial,
+    blobs: BlobStore,
+    trees: Trees,
+    on_progress: OnProgress,
+    require: Require = anyhow,
 ) -> InstallReport:
-    """Make the artifact whole here. `on_progress` is called often."""
+    """Make the artifact whole here. `on_progress` is called often.
+
+    `require` raises when it cannot run here: then nothing of it is fetched but its manifest.
+    """
     if trees.is_installed(check_digest(digest)):
         return _report(trees.manifest(digest), 0, 0)
     with BulkClient(dial) as client:
         if not blobs.has(digest):
             _fetch(client, blobs, (digest,), ignore_bytes, MANIFEST_MAX_BYTES)
         manifest = _manifest(digest, blobs, trees)
+        require(digest, manifest)
         bytes_total = _report(manifest, 0, 0).bytes_total
         bytes_sent = 0
 

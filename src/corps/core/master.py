@@ -26,6 +26,7 @@ from corps.model.command import Copy
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
+from corps.wire.drift import Verified
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -186,7 +187,7 @@ class MasterCore:
                 self._orders.signaled(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
-            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
+            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's

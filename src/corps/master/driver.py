@@ -37,6 +37,7 @@ from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
 from corps.store.records import RecordStore
+from corps.wire.drift import Verified
 from corps.wire.worker import (
     FromWorker,
     LogRead,
@@ -175,7 +176,7 @@ class MasterDriver:
 
     def answered(self, message: FromWorker) -> None:
         """Hand an answer to whoever asked."""
-        if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
+        if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead | Verified):
             question = self._questions.get(message.ask)
             if question is None:
                 return

@@ -18,6 +18,7 @@ from corps.master.driver import MasterDriver
 from corps.net.address import format_address
 from corps.net.connection import Connection, tune
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES
+from corps.wire.drift import Verified
 from corps.wire.worker import (
     FromWorker,
     LogRead,
@@ -138,7 +139,7 @@ class Sessions:
 
     def _received(self, id: int, messages: tuple[FromWorker, ...]) -> None:
         for message in messages:
-            if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
+            if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead | Verified):
                 self._driver.answered(message)
         if id in self._connections:
             self._driver.feed(Received(id, messages))

@@ -14,14 +14,12 @@ from corps.model.artifact import Transfer
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
 from corps.model.series import Measured, Point
+from corps.wire.drift import Verified, Verify
+from corps.wire.message import Message
 from corps.wire.output import Note, OutputEnd, OutputGone, OutputPiece
 
 INVENTORY_BATCH = 500
 LOG_CHUNK_MAX_BYTES = 256 << 10
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
-    """Base of what travels between daemons."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +237,7 @@ FromWorker: TypeAlias = (
     | LogRead
     | OutputRead
     | Noted
+    | Verified
 )
 
 
@@ -392,5 +391,6 @@ ToWorker: TypeAlias = (
     | ReadSeries
     | ReadLog
     | ReadOutput
+    | Verify
     | Shutdown
 )

@@ -26,6 +26,7 @@ from corps.model.command import Copy
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
+from corps.wire.drift import Verified
 from corps.wire.probe import Probed
 from corps.wire.worker import (
     Changed,
@@ -196,7 +197,7 @@ class MasterCore:
             case Probed():
                 problems = tuple(map(believe.text, message.problems))
                 self._ledger.fitness.hear(worker, message.digest, problems)
-            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
+            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's

@@ -39,11 +39,10 @@ from corps.model.name import CommandId, WorkerName
 from corps.store.records import RecordStore
 from corps.wire.probe import Probed
 from corps.wire.worker import (
+    Answer,
     FromWorker,
     LogRead,
     OutputRead,
-    Sampled,
-    SeriesRead,
     ToWorker,
 )
 
@@ -176,7 +175,7 @@ class MasterDriver:
 
     def answered(self, message: FromWorker) -> None:
         """Hand an answer to whoever asked."""
-        if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead | Probed):
+        if isinstance(message, Answer):
             question = self._questions.get(message.ask)
             if question is None:
                 return

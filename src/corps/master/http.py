@@ -49,7 +49,8 @@ from corps.model.view import (
     WorkerView,
 )
 from corps.store.blobs import BlobStore
-from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog, ReadOutput
+from corps.wire.output import LOG_CHUNK_MAX_BYTES
+from corps.wire.worker import ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0

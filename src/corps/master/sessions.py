@@ -18,13 +18,9 @@ from corps.master.driver import MasterDriver
 from corps.net.address import format_address
 from corps.net.connection import Connection, tune
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES
-from corps.wire.probe import Probed
 from corps.wire.worker import (
+    Answer,
     FromWorker,
-    LogRead,
-    OutputRead,
-    Sampled,
-    SeriesRead,
     ToWorker,
 )
 
@@ -139,7 +135,7 @@ class Sessions:
 
     def _received(self, id: int, messages: tuple[FromWorker, ...]) -> None:
         for message in messages:
-            if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead | Probed):
+            if isinstance(message, Answer):
                 self._driver.answered(message)
         if id in self._connections:
             self._driver.feed(Received(id, messages))

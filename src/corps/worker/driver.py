@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import shutil
 import socket
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import msgspec
 
@@ -20,22 +20,24 @@ from corps.errors import CorpsError, Denied, Unavailable, error_of
 from corps.model.artifact import Transfer
 from corps.model.instance import Evidence, InstanceState, Launchable
 from corps.model.name import AttemptKey, Digest
-from corps.store.blobs import BlobStore
-from corps.store.trees import Trees
+from corps.store.soundness import Soundness
 from corps.wire import keeper, worker
+from corps.wire.drift import Verify
 from corps.wire.probe import Probe
 from corps.worker.answers import answer_probe, answer_sample, answer_series
+from corps.worker.bring import bring, installed, note_of
 from corps.worker.command import command, environment, is_found, no_runner
 from corps.worker.fit import MachineCheck
+from corps.worker.home import Home
 from corps.worker.install import anyhow, install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
-from corps.worker.policy import PolicyFile
 from corps.worker.sampler import Sampler
-from corps.worker.state import WorkerFile, save
+from corps.worker.state import save
 from corps.worker.terms import spawn_terms, user_environment
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
+from corps.worker.verification import Running, Verification
 from corps.worker.watch import Watch
 from corps.worker.watchdog import Watchdog
 from corps.worker.witness import Witness
@@ -49,20 +51,6 @@ LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.1
 _log = logging.getLogger("corps.worker")
 
 
-class Home(NamedTuple):
-    """Where a worker lives and what it has there."""
-
-    directory: Path
-    name: str
-    file: WorkerFile
-    blobs: BlobStore
-    trees: Trees
-    policy: PolicyFile
-    disk_reserve_bytes: int | None = None
-    sample_s: float = 0.0
-    nice: int = 0  # of what it starts: its own may be less
-
-
 class WorkerDriver:
     """Owns the core of one worker, its keeper's link and its files."""
 
@@ -70,6 +58,8 @@ class WorkerDriver:
         self.core, self._clock = core, clock
         self._directory, self._name, self._file = home.directory, home.name, home.file
         self._blobs, self._trees, self._policy = home.blobs, home.trees, home.policy
+        self._soundness = Soundness(home.trees, home.blobs)
+        self._verification = Verification(self._soundness, home.trees, self._running)
         self._loop = asyncio.get_running_loop()
         directory = home.directory
         self._layout = Layout(directory)
@@ -113,6 +103,8 @@ class WorkerDriver:
                 case worker.Sample():
                     trees = (self._processes, self._sampler, lambda: self._totals)
                     self._spawn_task(answer_sample(message, self.tell, *trees))
+                case Verify():
+                    self._spawn_task(self._verification.answer(message, self.tell))
                 case worker.ReadSeries():
                     self._spawn_task(answer_series(message, self.tell, self._sampler))
                 case Probe():
@@ -166,7 +158,7 @@ class WorkerDriver:
             case ev.Instruct():
                 self._keeper.send(effect.message)
             case ev.Spawn():
-                self._spawn(effect.key, effect.launch)
+                self._spawn(effect.key, effect.launch, is_verified=effect.is_verified)
             case ev.Fetch():
                 self._spawn_task(self._fetch(effect.digest, effect.transfer))
             case ev.RemoveArtifact():
@@ -195,9 +187,12 @@ class WorkerDriver:
         except OSError as error:  # a full disk: what runs is worth more than this note
             _log.error("cannot note what the master said: %s", error)
 
-    def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
+    def _spawn(self, key: AttemptKey, launch: Launchable, *, is_verified: bool) -> None:
         if self._watch_logs.refusal is not None:
             self._block(key, "log", errno.ENOSPC, self._watch_logs.refusal)
+            return
+        if not is_verified and not self._soundness.is_trusted(launch.digest):
+            self._loop.call_soon(self.feed, ev.Unverified(key))
             return
         stage = "files"
         try:
@@ -266,27 +261,19 @@ class WorkerDriver:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
             require = anyhow if transfer.forced else self._machine.require
-            report = await asyncio.to_thread(
+            bring_in = functools.partial(
                 install, digest, self.dial, self._blobs, self._trees, on_progress, require
             )
+            brought = await asyncio.to_thread(bring, digest, bring_in, self._soundness, self._trees)
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)
             _log.error("install of %s: %s", digest[:12], text)
             failed = worker.InstallFailed(digest=digest, message=text)
             self.feed(ev.Performed(failed, self._witness.now()))
             return
-        self.feed(
-            ev.Performed(
-                worker.Installed(
-                    digest=digest,
-                    bytes_sent=report.bytes_sent,
-                    bytes_total=report.bytes_total,
-                    files_sent=report.files_sent,
-                    files_total=report.files_total,
-                    seconds=self._clock() - begin,
-                )
-            )
-        )
+        if brought.findings:
+            self.feed(ev.Noticed((note_of(digest, brought.findings, "repaired"),)))
+        self.feed(ev.Performed(installed(digest, brought.report, self._clock() - begin)))
 
     async def _remove_artifact(self, digest: Digest) -> None:
         try:
@@ -381,6 +368,10 @@ class WorkerDriver:
     def _is_running(self, key: AttemptKey) -> bool:
         report = self.core.report(key)
         return report is not None and report.state is not InstanceState.DEAD
+
+    def _running(self) -> list[Running]:
+        found = [(key, pid, self.core.report(key)) for key, pid in self.core.live()]
+        return [Running(key, pid, report.digest) for key, pid, report in found if report]
 
     def _is_over(self, key: AttemptKey) -> bool:
         report = self.core.report(key)

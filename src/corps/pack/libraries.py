@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from corps.errors import Invalid
+from corps.errors import Invalid, NotFound
 from corps.model.artifact import FileKind
-from corps.model.needs import LibraryNeed, Needs
+from corps.model.needs import LibraryNeed
 from corps.pack.elf import Elf, machine_of, read_elf
-from corps.pack.loader import HWCAPS, Library, Places, closure
+from corps.pack.loader import HWCAPS, Closure, Library, Places, closure, found_by_name
+from corps.pack.opened import names_of_opened, opened_libraries
 from corps.pack.parcel import LibraryRow, Parcel
 from corps.pack.source import Source, Tree, has_library_name
 from corps.pack.system import is_musl, owner_of
@@ -31,6 +32,7 @@ LEFT_OUT = "left out with --no-lib"
 ALONE = "left out with --no-libs"
 SYSTEM = "the machine's, by --system-lib"
 MISSING = "not on this machine"
+OPENED = "opened while it was traced"
 BY_PATH = "needed by its path"
 
 
@@ -39,13 +41,14 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     `travelling` goes along although it is the machine's; `system` is the machine's, which must have
     it; `left_out` stays as well, and nobody asks whether the machine has it; `is_alone`: nothing
-    travels but what is given.
+    travels but what is given; `opened`: program -> what it mapped while it was traced.
     """
 
     travelling: tuple[str, ...] = ()
     system: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     is_alone: bool = False
+    opened: dict[str, tuple[str, ...]] = {}
 
     def reason_to_stay(self, name: str) -> str | None:
         """None: the library of this name travels."""
@@ -117,79 +120,90 @@ def add_libraries(
 ) -> None:
     """What the program needs and a worker would not find, unless it is the machine's."""
     elf = read_elf(program.path)
-    if elf is None:
+    shipment = _Shipment(parcel, places, choice, directory)
+    if elf is not None:
+        if elf.interpreter and not os.path.exists(elf.interpreter):
+            parcel.warn(
+                f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
+            )
+        shipment.add(program.path)
+    for path in choice.opened:
+        if Path(path) != program.path and parcel.has_read(path):
+            shipment.add(Path(path))
+    if elf is None and not shipment.programs:
+        _warn_of_trace(parcel, program, choice)
         return
-    if elf.interpreter and not os.path.exists(elf.interpreter):
-        parcel.warn(
-            f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
-        )
-    extras = tuple(dict.fromkeys(places.given.values()))
-    found = closure(program.path, extras, places, choice.reason_to_stay)
-    rows = _Rows(choice)
-    rows.travel("", program.path, "")
-    for name, path in places.given.items():
-        rows.travel(name, path, GIVEN)
-    inside = {os.path.realpath(path) for paths in places.nearby.values() for path in paths}
-    for library in found.libraries:
-        _add_found(parcel, library, rows, inside, directory)
-    _warn_of_processors(parcel, found.libraries)
-    for who, name in found.missing:
-        parcel.warn(f"'{who}' needs {name}, which is not on this machine: give it with --lib")
-    parcel.libraries = rows.all()
-    parcel.needs = Needs(
-        machine=elf.machine.name,
-        loader=elf.interpreter,
+    main = elf or read_elf(shipment.programs[0])
+    assert main is not None, "only ELF files are added"
+    parcel.libraries = shipment.rows()
+    parcel.needs = msgspec.structs.replace(
+        parcel.needs,
+        machine=main.machine.name,
+        loader=main.interpreter,
         libraries=tuple(_need(row) for row in parcel.libraries if _is_needed(row)),
     )
     for option, name in choice.unused([row.name for row in parcel.libraries]):
-        parcel.warn(f"{option} {name}: '{program.path.name}' needs no library of that name")
+        text = f"'{program.path.name}' needs no library of the name '{name}'"
+        if option == "--lib":
+            raise NotFound(f"no file '{name}', and {text}")
+        parcel.warn(f"{option} {name}: {text}")
 
 
-def _add_found(
-    parcel: Parcel, library: Library, rows: _Rows, inside: set[str], directory: str
-) -> None:
-    name, path, why = library.name, library.path, ORDINARY
-    if "/" in name:
-        parcel.warn(f"'{library.asked_by}' needs '{name}' by its path: put it on each worker")
-        return
-    if library.hwcap:
-        name, why = f"{HWCAPS}/{library.hwcap}/{name}", f"preferred by processors: {library.hwcap}"
-    if f"{directory}/{name}" in parcel.files:
-        return  # given with --lib
-    if library.via_origin and os.path.realpath(path) in inside:
-        why = INSIDE
-    else:
-        parcel.add(f"{directory}/{name}", parcel.read(_real(path)), FileKind.LIBRARY, False)
-    rows.travel(name, path, why)
+def _warn_of_trace(parcel: Parcel, program: Source, choice: Choice) -> None:
+    if choice.opened:
+        parcel.warn(
+            f"nothing that was traced travels: '{program.path.name}' is run by "
+            f"'{next(iter(choice.opened))}', which is the machine's"
+        )
 
 
-def _warn_of_processors(parcel: Parcel, libraries: Sequence[Library]) -> None:
-    for_all = {library.name for library in libraries if not library.hwcap}
-    for name in dict.fromkeys(library.name for library in libraries):
-        some = [library for library in libraries if library.name == name]
-        if name not in for_all:
-            levels = ", ".join(library.hwcap for library in some)
-            parcel.warn(
-                f"'{some[0].asked_by}' needs {name}, which is here for some processors only "
-                f"({levels})"
+class _Shipment:
+    """The programs that travel, and one row for each library that a travelling file asks for, with
+    all that is asked of it."""
+
+    def __init__(self, parcel: Parcel, places: Places, choice: Choice, directory: str) -> None:
+        self.programs: list[Path] = []
+        self._parcel, self._places = parcel, places
+        self._choice, self._directory = choice, directory
+        self._inside = {os.path.realpath(p) for paths in places.nearby.values() for p in paths}
+        self._travelling: dict[str, tuple[Path, str]] = {}
+        for name, path in places.given.items():
+            self._travelling[name] = path, GIVEN
+
+    def add(self, program: Path) -> None:
+        """A program with its closure, and with what it opened while it was traced."""
+        if read_elf(program) is None:
+            return
+        self.programs.append(program)
+        given = tuple(dict.fromkeys(self._places.given.values()))
+        found = closure(program, given, self._places, self._choice.reason_to_stay)
+        known = {os.path.realpath(path) for path in given} | _real_paths(found)
+        mapped = self._choice.opened.get(str(program), ())
+        opened = [
+            path
+            for path in opened_libraries(program, mapped, known)
+            if not any(map(self._choice.reason_to_stay, names_of_opened(path)))
+        ]
+        if opened:
+            extras = (*given, *opened)
+            found = closure(program, extras, self._places, self._choice.reason_to_stay)
+        for library in found.libraries:
+            self._add_found(library)
+        _warn_of_processors(self._parcel, found.libraries)
+        for path in opened:
+            if str(path) not in _real_paths(found):
+                self._add_opened(program, path)
+        for who, name in found.missing:
+            self._parcel.warn(
+                f"'{who}' needs {name}, which is not on this machine: give it with --lib"
             )
 
-
-class _Rows:
-    """One row for each name that a travelling file asks for, with all that is asked of it."""
-
-    def __init__(self, choice: Choice) -> None:
-        self._choice = choice
-        self._travelling: dict[str, tuple[Path, str]] = {}
-
-    def travel(self, name: str, path: Path, why: str) -> None:
-        self._travelling[name] = path, why
-
-    def all(self) -> tuple[LibraryRow, ...]:
-        """In the order of the search; the program itself is no library of it."""
+    def rows(self) -> tuple[LibraryRow, ...]:
+        """In the order of the search."""
         asked_by: dict[str, str] = {}
         versions: dict[str, dict[str, str]] = {}
-        for path in dict.fromkeys(path for path, _ in self._travelling.values()):
+        paths = (*self.programs, *(path for path, _ in self._travelling.values()))
+        for path in dict.fromkeys(paths):
             elf, asked = read_elf(path), asked_versions(path)
             assert elf is not None, "only ELF files are in a closure"
             for name in (*elf.needed, *asked):
@@ -197,11 +211,9 @@ class _Rows:
                 for version, symbol in asked.get(name, {}).items():
                     known = versions.setdefault(name, {})
                     known[version] = known.get(version) or symbol
-        names = dict.fromkeys((*self._travelling, *asked_by))
         return tuple(
             self._row(name, asked_by.get(name, ""), versions.get(name, {}))
-            for name in names
-            if name
+            for name in dict.fromkeys((*self._travelling, *asked_by))
         )
 
     def _row(self, name: str, asked_by: str, versions: dict[str, str]) -> LibraryRow:
@@ -216,6 +228,59 @@ class _Rows:
             asked_by=asked_by,
             versions=versions,
         )
+
+    def _add_found(self, library: Library) -> None:
+        name, path, why = library.name, library.path, ORDINARY
+        if "/" in name:
+            self._parcel.warn(
+                f"'{library.asked_by}' needs '{name}' by its path: put it on each worker"
+            )
+            return
+        if library.hwcap:
+            name = f"{HWCAPS}/{library.hwcap}/{name}"
+            why = f"preferred by processors: {library.hwcap}"
+        if library.via_origin and os.path.realpath(path) in self._inside:
+            self._travelling.setdefault(name, (path, INSIDE))
+        else:
+            self._put(name, path, why)
+
+    def _add_opened(self, program: Path, path: Path) -> None:
+        """Beside the other libraries; but a program that opens it by its path must be told."""
+        if self._parcel.has_read(str(path)):
+            self._travelling.setdefault(path.name, (path, INSIDE))
+            return
+        names = names_of_opened(path)
+        for name in names:
+            self._put(name, path, OPENED)
+        if str(path) not in found_by_name(program, names, self._places):
+            self._parcel.warn(
+                f"'{program.name}' opened '{path}' by its path: its copy is "
+                f"'{self._directory}/{path.name}', so tell the program, or put it on each worker"
+            )
+
+    def _put(self, name: str, path: Path, why: str) -> None:
+        """The first of a name wins, as in one process of ld.so; what is given was there before."""
+        inside = f"{self._directory}/{name}"
+        if inside not in self._parcel.files:
+            source = self._parcel.read(_real(path))
+            self._parcel.add(inside, source, FileKind.LIBRARY, False)
+            self._travelling[name] = path, why
+
+
+def _real_paths(found: Closure) -> set[str]:
+    return {os.path.realpath(library.path) for library in found.libraries}
+
+
+def _warn_of_processors(parcel: Parcel, libraries: Sequence[Library]) -> None:
+    for_all = {library.name for library in libraries if not library.hwcap}
+    for name in dict.fromkeys(library.name for library in libraries):
+        some = [library for library in libraries if library.name == name]
+        if name not in for_all:
+            levels = ", ".join(library.hwcap for library in some)
+            parcel.warn(
+                f"'{some[0].asked_by}' needs {name}, which is here for some processors only "
+                f"({levels})"
+            )
 
 
 def _is_needed(row: LibraryRow) -> bool:

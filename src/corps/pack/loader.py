@@ -136,6 +136,15 @@ def closure(
     )
 
 
+def found_by_name(program: Path, names: Sequence[str], places: Places) -> set[str]:
+    """Where dlopen(3) of these names, called by the program, would lead: real paths."""
+    main = _opened(os.path.realpath(program), None)
+    search = _Search(main, places)
+    found = [search.find(name, main) for name in names]
+    paths = [library.path for library in found if library is not None and library.path is not None]
+    return {os.path.realpath(path) for path in paths}
+
+
 def _libraries(name: str, found: Found, asking: _Object) -> Iterator[Library]:
     asked_by = os.path.basename(asking.path)
     if found.path is not None:

@@ -74,6 +74,10 @@ class Parcel:
             self._read[key] = read_source(real)
         return self._read[key]
 
+    def has_read(self, real: str) -> bool:
+        """Of what was packed so far: does this very file travel?"""
+        return real in self._read
+
     def warn(self, text: str) -> None:
         self.warnings[text] = None
 

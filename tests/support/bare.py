@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import corps
@@ -66,7 +66,7 @@ class BareRoot:
     def add_program(self, path: str) -> None:
         """A program of this machine and what it needs, at their own places."""
         self._place(path)
-        for library in _libraries([path]).values():
+        for library in libraries(path).values():
             self._place(library)
 
     def add_python(self) -> None:
@@ -86,7 +86,7 @@ class BareRoot:
         """The libraries that `program` loads on this machine and would not find in this root."""
         here = {path.name for path in self.path.glob("lib*/**/*.so*")}
         here |= {path.name for path in self.path.glob("usr/lib*/**/*.so*")}
-        return set(_libraries([program])) - here
+        return set(libraries(program)) - here
 
     def _add_python(self) -> None:
         """The interpreter by all of its names, what it loads, and for the daemon all the rest."""
@@ -100,8 +100,8 @@ class BareRoot:
         self._place(path)
         modules = Path(sysconfig.get_path("stdlib")).glob("lib-dynload/*.so")
         packages = Path(sysconfig.get_path("platlib")).rglob("*.so*")
-        public = _libraries([path, *_mapped_by_keeper()])
-        for name, library in _libraries([*modules, *packages]).items():
+        public = libraries(path, *_mapped_by_keeper())
+        for name, library in libraries(*modules, *packages).items():
             if is_system(name):
                 public[name] = library
             elif name not in public:
@@ -133,7 +133,7 @@ def _mapped_by_keeper() -> list[str]:
     return sorted({line.split()[-1] for line in text.splitlines() if "/lib-dynload/" in line})
 
 
-def _libraries(files: Iterable[Path | str]) -> dict[str, str]:
+def libraries(*files: Path | str) -> dict[str, str]:
     """What ld.so finds for these files here, by name; the loader is one of them."""
     words: Sequence[str] = ["ldd", *map(str, files)]
     text = subprocess.run(words, capture_output=True, text=True).stdout

@@ -81,7 +81,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A named manifest, as the master records it. `workers`: where it should be; `signature`: who
-    vouched for it last."""
+    vouched for it last; `forced`: the workers that have it although they cannot run it."""
 
     name: str
     digest: Digest
@@ -91,6 +91,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str
     workers: tuple[str, ...] = ()
     signature: Signature | None = None
+    forced: tuple[str, ...] = ()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

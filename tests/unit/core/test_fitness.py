@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from corps.core.fitness import PROBLEMS_MAX, VERDICTS_MAX, Fitness
-from corps.model.command import AnyCommand, AnyResult, Copied, Copy, Failure, Instances, Launch
+from corps.model.artifact import Transfer
+from corps.model.command import (
+    AnyCommand,
+    AnyResult,
+    Copied,
+    Copy,
+    Delete,
+    Failure,
+    Instances,
+    Launch,
+)
 from corps.wire import worker as wire
 from corps.wire.probe import Probed
 from tests.support.build import DIGEST, AMaster, installed
@@ -59,6 +69,31 @@ def test_a_worker_that_was_helped_meanwhile_gets_it() -> None:
     master.hear(second, unfit())
     master.order(Copy(name="web", digest=DIGEST))
     assert master.sent(wire.Install, second)
+
+
+def test_a_forced_copy_goes_everywhere_and_is_launched_there() -> None:
+    master, _, second = two_workers()
+    master.hear(second, unfit(OLD))
+    forced = Transfer(forced=True)
+    master.order(Copy(name="web", digest=DIGEST, transfer=forced))
+    (install,) = master.sent(wire.Install, second)
+    assert install.transfer == forced
+    assert answer(master, Launch(artifact="web", on="w2")) is None
+    master.close(second)
+    again = master.join("w2")  # and lost its files
+    assert [sent.transfer for sent in master.sent(wire.Install, again)] == [forced]
+    master.hear(again, unfit(OLD))
+    master.order(Copy(name="web", digest=DIGEST, to="w1"))
+    assert answer(master, Launch(artifact="web", on="w2")) is None
+
+
+def test_what_was_forced_is_over_when_it_is_deleted_there() -> None:
+    master, _, second = two_workers()
+    master.hear(second, unfit(OLD))
+    master.order(Copy(name="web", digest=DIGEST, transfer=Transfer(forced=True)))
+    master.order(Delete(artifact="web", workers="w2"))
+    result = answer(master, Launch(artifact="web", on="w2"))
+    assert isinstance(result, Failure) and OLD in result.message
 
 
 # ---- launches

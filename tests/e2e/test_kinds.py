@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.support import compiled
 from tests.support.cluster import Cluster
 from tests.support.jars import a_jar
 
@@ -61,3 +66,30 @@ def test_a_url_is_refused_without_repeating_its_password(shared: Cluster) -> Non
     done = shared.corps("copy", "https://me:secret@host/app", check=False)
     assert done.returncode == 3
     assert "corps fetches none" in done.stderr and "secret" not in done.stderr
+
+
+def test_an_archive_is_unpacked_here_and_runs_there(shared: Cluster, tmp_path: Path) -> None:
+    root = tmp_path / "app-1.0"
+    compiled.compile_greeter(root)
+    (root / "link").symlink_to("greeter")
+    archive = tmp_path / "app-1.0.tar.gz"
+    subprocess.run(["tar", "-C", tmp_path, "-czf", archive, root.name], check=True)
+    shutil.rmtree(root)
+    before = set(Path(tempfile.gettempdir()).glob("corps-*"))
+    shared.copy(archive, "--entry", "app-1.0/link")
+    assert set(Path(tempfile.gettempdir()).glob("corps-*")) <= before
+    instance = shared.launch_one("app-1.0", "tar", on="w2")
+    shared.wait_dead(instance.id)
+    assert shared.log_of(instance.id) == "hello, tar\n"
+    trees = shared.settings.worker_dir("w2") / "trees"
+    assert not list(trees.rglob("*.tar.gz")), "no worker ever sees an archive"
+
+
+def test_a_hostile_archive_reaches_nobody(shared: Cluster, tmp_path: Path) -> None:
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../evil"))
+    done = shared.corps("copy", str(archive), "--entry", "x", check=False)
+    assert done.returncode == 3
+    assert "is not unpacked: bad path '../evil'" in done.stderr
+    assert "evil" not in {row.name for row in shared.client.artifacts()}

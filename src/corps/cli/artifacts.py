@@ -51,7 +51,7 @@ class CopyOptions(TypedDict):
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
-    """Put an executable, a directory with --entry, or a jar on workers.
+    """Put an executable, a directory or an archive with --entry, or a jar on workers.
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """

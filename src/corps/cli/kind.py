@@ -11,7 +11,7 @@ import click
 from corps.errors import Malformed
 
 R = TypeVar("R")
-KINDS = ("file", "tree", "jar")  # of corps.pack.kinds, which only a copy imports
+KINDS = ("file", "tree", "jar", "archive")  # of corps.pack.kinds, which only a copy imports
 
 
 def kind_options(function: Callable[..., R]) -> Callable[..., Any]:

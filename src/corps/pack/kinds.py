@@ -1,7 +1,7 @@
 """What kind of thing an operator points at, and what it has to become before it is packed.
 
-file     a program, or a script with #!        tree     a directory; --entry is executed
-jar      given to `java -jar`
+file     a program, or a script with #!    tree     a directory; --entry is executed
+jar      given to `java -jar`              archive  tar or zip, unpacked here: then a tree
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import contextlib
 import os
 import posixpath
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -17,8 +19,9 @@ from typing import NamedTuple, assert_never
 
 import msgspec
 
-from corps.errors import Invalid
+from corps.errors import Invalid, Unavailable
 from corps.model.artifact import check_runner
+from corps.pack.archive import archive_suffix, is_archive, unpack
 from corps.pack.build import default_name
 from corps.pack.form import PLAIN, Form
 from corps.pack.jar import is_jar, jar_form
@@ -30,6 +33,7 @@ class Kind(StrEnum):
     FILE = "file"
     TREE = "tree"
     JAR = "jar"
+    ARCHIVE = "archive"
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,12 +68,21 @@ def kind_of(path: Path, wish: Wish) -> Kind:
         return wish.kind
     if os.path.isdir(path):
         return Kind.TREE
-    return Kind.JAR if is_jar(path) and not wish.runner else Kind.FILE
+    if wish.runner and wish.entry is None:
+        return Kind.FILE
+    if is_jar(path):
+        return Kind.JAR
+    return Kind.ARCHIVE if is_archive(path) else Kind.FILE
 
 
 def name_of(path: Path, kind: Kind) -> str:
     """What the artifact is called when nobody says."""
-    return default_name(path.with_suffix("") if kind is Kind.JAR else path)
+    match kind:
+        case Kind.JAR:
+            return default_name(path.with_suffix(""))
+        case Kind.ARCHIVE:
+            return default_name(path.with_name(path.name[: -len(archive_suffix(path)) or None]))
+    return default_name(path)
 
 
 @contextlib.contextmanager
@@ -85,8 +98,32 @@ def prepared(path: Path, wish: Wish) -> Iterator[Prepared]:
         case Kind.JAR:
             form = jar_form(path, in_tree=False)
             yield Prepared(path, wish.entry, _with_runner(form, wish))
+        case Kind.ARCHIVE:
+            with _new_directory(path) as root:
+                modes = unpack(path, root)
+                tree = _prepared_tree(root, wish)
+                form = msgspec.structs.replace(tree.form, modes=modes)
+                yield tree._replace(form=form)
         case _:
             assert_never(kind)
+
+
+@contextlib.contextmanager
+def _new_directory(path: Path) -> Iterator[Path]:
+    """With the name of `path`, since it is named where something is wrong with it."""
+    try:
+        top = tempfile.mkdtemp(prefix="corps-")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Unavailable(
+            f"cannot make a directory for '{path}': {reason}; name one with room in TMPDIR"
+        ) from error
+    try:
+        root = Path(top) / path.name
+        root.mkdir(mode=0o700)
+        yield root
+    finally:
+        shutil.rmtree(top)
 
 
 def _plain(wish: Wish) -> Form:

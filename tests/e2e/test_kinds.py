@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,26 @@ import pytest
 from tests.support import compiled
 from tests.support.cluster import Cluster
 from tests.support.jars import a_jar
+from tests.support.waiting import until
+from tests.support.wheels import a_wheel
 
 JAVA = '#!/bin/sh\necho "java $1 ${2##*/} $3"\n'  # says what it was asked to start
+
+WEB = """
+import colour, http.server, os, sys
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(colour.NAME)
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Page)
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(str(server.server_address[1]))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+server.serve_forever()
+"""
 
 
 @pytest.fixture
@@ -93,3 +112,28 @@ def test_a_hostile_archive_reaches_nobody(shared: Cluster, tmp_path: Path) -> No
     assert done.returncode == 3
     assert "is not unpacked: bad path '../evil'" in done.stderr
     assert "evil" not in {row.name for row in shared.client.artifacts()}
+
+
+def test_a_python_application_serves_from_a_worker(
+    shared: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project with requirements: pip finds them in a directory, the worker has neither."""
+    a_wheel(tmp_path / "index", "colour", {"colour.py": "NAME = b'blue'\n"})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    project = tmp_path / "web"
+    project.mkdir()
+    (project / "requirements.txt").write_text("colour==1.0\n")
+    (project / "app.py").write_text(WEB)
+    shared.copy(project, "--entry", "app.py", "--name", "pyweb")
+    shutil.rmtree(project)
+    served = shared.launch_one("pyweb", str(tmp_path / "port"), on="w2")
+    until((tmp_path / "port").exists)
+    port = int((tmp_path / "port").read_text())
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+        assert answer.read() == b"blue"
+    shared.client.stop((served.id,))
+    (story,) = shared.client.why((served.id,))
+    evidence = story.certificates[-1].evidence
+    assert evidence is not None
+    assert evidence.argv[0].endswith("/python3") and evidence.argv[3].endswith("/start.py")

@@ -35,6 +35,7 @@ class CopyOptions(TypedDict):
     trace_s: float
     kind: str | None
     runner: str
+    python: str | None
     to: str
     dry_run: bool
     force: bool
@@ -58,7 +59,8 @@ class CopyOptions(TypedDict):
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
-    """Put an executable, a directory with --entry, or a jar on workers.
+    """Put an executable, a directory or archive with --entry, a jar or a Python application on
+    workers.
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """
@@ -76,6 +78,7 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         kind=kinds.Kind(options["kind"]) if options["kind"] else None,
         entry=options["entry"],
         runner=words_of(options["runner"]),
+        python=options["python"],
     )
     name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
     libraries, choice = picked(

@@ -118,7 +118,8 @@ def add_given(
 def add_libraries(
     parcel: Parcel, program: Source, places: Places, choice: Choice, directory: str
 ) -> None:
-    """What the program needs and a worker would not find, unless it is the machine's."""
+    """What the program needs and a worker would not find, unless it is the machine's. One that is
+    no ELF file may load some from its tree: then it is they who need."""
     elf = read_elf(program.path)
     shipment = _Shipment(parcel, places, choice, directory)
     if elf is not None:
@@ -127,6 +128,8 @@ def add_libraries(
                 f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
             )
         shipment.add(program.path)
+    for loaded in parcel.form.objects:
+        shipment.add(loaded)
     for path in choice.opened:
         if Path(path) != program.path and parcel.has_read(path):
             shipment.add(Path(path))

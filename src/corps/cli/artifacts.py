@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
 from corps.cli import render
-from corps.cli.kind import kind_options, words_of
-from corps.cli.libraries import Traceable, library_options, opened, picked, to_copy, trace_options
+from corps.cli.libraries import Traceable
 from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
+from corps.cli.packing import PackOptions, pack_options, packing, target_of
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
 from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
-from corps.model.name import check_name
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
 COPIED = ("installed", "unchanged")
 DELETED = "removed"
 
 
-class CopyOptions(TypedDict):
-    path: str | None
-    name: str | None
-    entry: str | None
-    libraries: tuple[str, ...]
-    no_libs: bool
-    left_out: tuple[str, ...]
-    system_libs: tuple[str, ...]
-    is_traced: bool
-    trace_s: float
-    kind: str | None
-    runner: str
-    python: str | None
+class CopyOptions(PackOptions):
     to: str
     dry_run: bool
     force: bool
@@ -43,16 +29,7 @@ class CopyOptions(TypedDict):
 
 
 @verb("copy", Traceable)
-@click.argument("path", type=click.Path(), metavar="PATH [--trace -- PROG ARG...]", required=False)
-@click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
-@click.option("--entry", metavar="FILE", help="What to execute in a directory.")
-@click.option(
-    "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
-)
-@click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
-@library_options
-@trace_options
-@kind_options
+@pack_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
@@ -67,37 +44,10 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
     from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
     from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
-    from corps.pack import kinds  # noqa: PLC0415  # as above
-    from corps.pack.build import pack  # noqa: PLC0415  # as above
 
-    target = to_copy(options["path"])
-    kinds.check_no_url(target)
+    target = target_of(options)
     operator.client.status()  # nothing is read and hashed for a master that is not there
-    path = Path(target)
-    wish = kinds.Wish(
-        kind=kinds.Kind(options["kind"]) if options["kind"] else None,
-        entry=options["entry"],
-        runner=words_of(options["runner"]),
-        python=options["python"],
-    )
-    name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
-    libraries, choice = picked(
-        options["libraries"],
-        options["left_out"],
-        options["system_libs"],
-        opened(options["trace_s"]),
-    )
-    with kinds.prepared(path, wish) as prepared:
-        packed = pack(
-            prepared.source,
-            entry=prepared.entry,
-            libraries=libraries,
-            with_libraries=not options["no_libs"],
-            choice=choice,
-            form=prepared.form,
-        )
-        for warning in packed.warnings:
-            render.note(f"corps: warning: {warning}")
+    with packing(options, target) as (name, packed):
         if options["dry_run"]:
             show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
             return

@@ -12,6 +12,7 @@ import pytest
 from corps.errors import Unavailable
 from corps.model.command import Copied, Copy, Launch
 from tests.support.cluster import Cluster
+from tests.support.disks import tmpfs
 from tests.support.versioned import NEWER, OLDER, compile_asking, compile_library
 
 pytestmark = pytest.mark.root
@@ -133,6 +134,47 @@ def test_a_worker_looks_again_when_it_installs(machines: Machines) -> None:
     (row,) = result.workers
     assert row.result.startswith(f"w2 {WHY}")
     assert not list(do.settings.worker_dir("w2").glob("trees/*"))
+
+
+def test_what_does_not_fit_on_the_disk_of_a_worker_is_not_even_uploaded(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    with (tree / "data").open("wb") as data:
+        data.truncate(200 << 20)
+    (tree / "run").write_bytes(b"#!/bin/sh\nexit 0\n")
+    (tree / "run").chmod(0o755)
+    do = Cluster(tmp_path)
+    with tmpfs(do.settings.worker_dir("w1"), 128) as small:
+        try:
+            small.chmod(0o700)
+            do.start_master()
+            do.start_worker("w1")
+            do.wait_state(w1="ready")
+            done = do.corps("copy", str(tree), "--entry", "run", check=False)
+            assert done.returncode == 7 and f"bytes free in '{small}', tree needs " in done.stderr
+            assert not list(do.settings.master_dir.glob("blobs/*/*"))
+            assert do.corps("check", str(tree / "run")).returncode == 0
+        finally:
+            do.end()
+
+
+def test_a_script_whose_interpreter_only_a_launch_can_name(shared: Cluster, tmp_path: Path) -> None:
+    """Refused, as its PATH is not known yet; forced, and launched with the PATH that has it."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "own-shell").symlink_to("/bin/sh")
+    script = tmp_path / "owned"
+    script.write_text("#!/usr/bin/env own-shell\nexit 4\n")
+    script.chmod(0o755)
+    done = shared.corps("copy", str(script), check=False)
+    assert done.returncode == 7 and "has no own-shell in PATH (/usr/local/sbin:" in done.stderr
+    shared.copy(script, "--force", "--to", "w1")
+    path = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    dead = shared.wait_dead(shared.launch_one("owned", env=path, on="w1").id)
+    assert dead.death is not None and dead.death.code == 4
+    done = shared.corps("launch", "owned", "--on", "w2", check=False)
+    assert done.returncode == 7 and "w2 has no own-shell in PATH" in done.stderr
+    dead = shared.wait_dead(shared.launch_one("owned", env=path, on="w2").id)
+    assert dead.death is not None and dead.death.code == 4
 
 
 def test_workers_tell_what_machines_they_are(machines: Machines) -> None:

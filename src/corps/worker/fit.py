@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
@@ -51,6 +52,8 @@ class MachineCheck:
 
     def __init__(self, worker: str, blobs: BlobStore, trees: Trees) -> None:
         self._worker, self._blobs, self._trees = worker, blobs, trees
+        # Not of those that installs keep busy for long: somebody waits for the answer.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
 
     def problems(self, check: Check, refusal: str | None) -> tuple[str, ...]:
         """Blocking. Every reason why the artifact could not run here, or has no room.

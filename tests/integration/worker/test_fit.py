@@ -20,6 +20,7 @@ from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from corps.worker.fit import Here, MachineCheck, is_emulated, unmet
 from tests.support.artifacts import a_manifest, put_artifact
+from tests.support.compiled import compile_c
 from tests.support.disks import noexec, tmpfs
 from tests.support.versioned import NEWER, OLDER, SONAME, compile_asking, compile_library
 
@@ -110,6 +111,24 @@ def test_an_older_glibc_is_named_with_the_newest_version_that_it_lacks() -> None
     assert said == [f"w3 has {version}, app needs GLIBC_9.10 (symbol hypot of libm.so.6)"]
     said = unmet(lib("libc.so.6", GLIBC_ABI_LATER=""), HERE)
     assert said == [f"w3 has {version}, app needs GLIBC_ABI_LATER"]
+
+
+def test_a_program_of_this_compiler_on_a_machine_of_years_ago(tmp_path: Path) -> None:
+    """As its loader says it, and in the words of an operator."""
+    program = compile_c(tmp_path, "app", "int main(void) { return 0; }")
+    text = "GNU C Library (Debian GLIBC 2.31-13+deb11u11) stable release version 2.31."
+    script = tmp_path / "map"
+    script.write_text("GLIBC_2.2.5 { global: banner; };\nGLIBC_2.31 { global: none; };\n")
+    source = f'const char banner[] = "{text}\\n"; int none;'
+    flags = ("-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libc.so.6")
+    compile_c(tmp_path / "old", "libc.so.6", source, *flags, f"-Wl,--version-script={script}")
+    old = str(tmp_path / "old")
+    said = unmet(needs_of(program), HERE._replace(library_path=(old,)))
+    assert said == ["w3 has glibc 2.31, app needs GLIBC_2.34 (symbol __libc_start_main)"]
+    started = subprocess.run(
+        [program], env={"LD_LIBRARY_PATH": old}, capture_output=True, text=True
+    )
+    assert started.returncode and "`GLIBC_2.34' not found" in started.stderr
 
 
 def test_libraries_that_are_missing_are_told_together() -> None:

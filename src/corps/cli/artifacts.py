@@ -9,6 +9,7 @@ import click
 
 from corps.cli import render
 from corps.cli.kind import kind_options, words_of
+from corps.cli.libraries import Traceable, library_options, opened, picked, to_copy, trace_options
 from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import MISSING, Column, Listing, Output
@@ -23,11 +24,15 @@ DELETED = "removed"
 
 
 class CopyOptions(TypedDict):
-    path: str
+    path: str | None
     name: str | None
     entry: str | None
     libraries: tuple[str, ...]
     no_libs: bool
+    left_out: tuple[str, ...]
+    system_libs: tuple[str, ...]
+    is_traced: bool
+    trace_s: float
     kind: str | None
     runner: str
     to: str
@@ -36,14 +41,16 @@ class CopyOptions(TypedDict):
     output: Output
 
 
-@verb("copy")
-@click.argument("path", type=click.Path(), metavar="PATH")
+@verb("copy", Traceable)
+@click.argument("path", type=click.Path(), metavar="PATH [--trace -- PROG ARG...]", required=False)
 @click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
 @click.option("--entry", metavar="FILE", help="What to execute in a directory.")
 @click.option(
     "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
 )
 @click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
+@library_options
+@trace_options
 @kind_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
@@ -61,21 +68,29 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     from corps.pack import kinds  # noqa: PLC0415  # as above
     from corps.pack.build import pack  # noqa: PLC0415  # as above
 
-    kinds.check_no_url(options["path"])
+    target = to_copy(options["path"])
+    kinds.check_no_url(target)
     operator.client.status()  # nothing is read and hashed for a master that is not there
-    path = Path(options["path"])
+    path = Path(target)
     wish = kinds.Wish(
         kind=kinds.Kind(options["kind"]) if options["kind"] else None,
         entry=options["entry"],
         runner=words_of(options["runner"]),
     )
     name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
+    libraries, choice = picked(
+        options["libraries"],
+        options["left_out"],
+        options["system_libs"],
+        opened(options["trace_s"]),
+    )
     with kinds.prepared(path, wish) as prepared:
         packed = pack(
             prepared.source,
             entry=prepared.entry,
-            libraries=[Path(library) for library in options["libraries"]],
+            libraries=libraries,
             with_libraries=not options["no_libs"],
+            choice=choice,
             form=prepared.form,
         )
         for warning in packed.warnings:

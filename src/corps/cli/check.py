@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 import click
 
 from corps.cli import render
+from corps.cli.libraries import LIBRARIES, library_options, picked
 from corps.cli.operator import Operator
 from corps.cli.options import SELECTOR, output_option, verb
 from corps.cli.render import MISSING, Column, Listing, Output
@@ -26,6 +27,9 @@ class CheckOptions(TypedDict):
     entry: str | None
     libraries: tuple[str, ...]
     no_libs: bool
+    left_out: tuple[str, ...]
+    system_libs: tuple[str, ...]
+    libs: bool
     on: str
     output: Output
 
@@ -38,6 +42,8 @@ class CheckOptions(TypedDict):
     "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
 )
 @click.option("--no-libs", is_flag=True, help="As if copied without the libraries it needs.")
+@library_options
+@click.option("--libs", is_flag=True, help="Only list its libraries: which travel, and why.")
 @click.option("--on", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @output_option
 @click.pass_obj
@@ -48,17 +54,23 @@ def check(operator: Operator, **options: Unpack[CheckOptions]) -> None:
     """
     from corps.pack.build import default_name, pack  # noqa: PLC0415  # only this needs it
 
-    operator.client.status()  # nothing is read and hashed for a master that is not there
+    if not options["libs"]:
+        operator.client.status()  # nothing is read and hashed for a master that is not there
     path = Path(options["path"])
     name = check_name("artifact", options["name"] or default_name(path))
+    libraries, choice = picked(options["libraries"], options["left_out"], options["system_libs"])
     packed = pack(
         path,
         entry=options["entry"],
-        libraries=[Path(library) for library in options["libraries"]],
+        libraries=libraries,
         with_libraries=not options["no_libs"],
+        choice=choice,
     )
     for warning in packed.warnings:
         render.note(f"corps: warning: {warning}")
+    if options["libs"]:
+        render.show(packed.libraries, LIBRARIES, options["output"])
+        return
     question = check_of(name, packed.digest, packed.manifest)
     rows = operator.client.check(question, options["on"])
     render.show(rows, CHECKS, options["output"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -141,6 +141,7 @@ def add_libraries(
         machine=main.machine.name,
         loader=main.interpreter,
         libraries=tuple(_need(row) for row in parcel.libraries if _is_needed(row)),
+        library_path=shipment.library_path(),
     )
     for option, name in choice.unused([row.name for row in parcel.libraries]):
         text = f"'{program.path.name}' needs no library of the name '{name}'"
@@ -198,12 +199,25 @@ class _Shipment:
                 f"'{who}' needs {name}, which is not on this machine: give it with --lib"
             )
 
+    def library_path(self) -> tuple[str, ...]:
+        """Directories of any machine, in which the travelling files themselves say to look."""
+        found: dict[str, None] = {}
+        for path in self._paths():
+            elf = read_elf(path)
+            assert elf is not None, "only ELF files are in a closure"
+            directories = elf.runpath or elf.rpath
+            found |= dict.fromkeys(d for d in directories if d.startswith("/") and "$" not in d)
+        return tuple(found)
+
+    def _paths(self) -> Iterator[Path]:
+        paths = (*self.programs, *(path for path, _ in self._travelling.values()))
+        yield from dict.fromkeys(paths)
+
     def rows(self) -> tuple[LibraryRow, ...]:
         """In the order of the search."""
         asked_by: dict[str, str] = {}
         versions: dict[str, dict[str, str]] = {}
-        paths = (*self.programs, *(path for path, _ in self._travelling.values()))
-        for path in dict.fromkeys(paths):
+        for path in self._paths():
             elf, asked = read_elf(path), asked_versions(path)
             assert elf is not None, "only ELF files are in a closure"
             for name in (*elf.needed, *asked):

@@ -23,7 +23,7 @@ from corps.pack.opened import names_of_opened, opened_libraries
 from corps.pack.parcel import LibraryRow, Parcel
 from corps.pack.source import Source, Tree, has_library_name
 from corps.pack.system import is_musl, owner_of
-from corps.pack.versions import asked_versions
+from corps.pack.versions import asked_versions, defined_versions
 
 GIVEN = "given with --lib"
 INSIDE = "in the directory already"
@@ -146,11 +146,25 @@ def add_libraries(
         libraries=tuple(_need(row) for row in parcel.libraries if _is_needed(row)),
         library_path=shipment.library_path(),
     )
+    for row in parcel.libraries:
+        _warn_of_versions(parcel, row)
     for option, name in choice.unused([row.name for row in parcel.libraries]):
         text = f"'{program.path.name}' needs no library of the name '{name}'"
         if option == "--lib":
             raise NotFound(f"no file '{name}', and {text}")
         parcel.warn(f"{option} {name}: {text}")
+
+
+def _warn_of_versions(parcel: Parcel, row: LibraryRow) -> None:
+    """What travels must have what is asked of it; a library without versions serves all who ask."""
+    have = defined_versions(row.path) if row.path is not None and row.versions else frozenset()
+    for version, symbol in row.versions.items() if have else ():
+        if version not in have:
+            named = f" (symbol {symbol})" if symbol else ""
+            parcel.warn(
+                f"'{row.asked_by}' needs {version} of {row.name}{named}, which '{row.path}' has "
+                "not: give another with --lib"
+            )
 
 
 def _warn_of_trace(parcel: Parcel, program: Source, choice: Choice) -> None:

@@ -74,7 +74,7 @@ class Memo:
                 self._changed.notify_all()
 
 
-class _Base(NamedTuple):
+class _Known(NamedTuple):
     digest: Digest
     fd: int
     size_bytes: int
@@ -157,7 +157,7 @@ class Encoder:
             return make()
         return _MEMO.get((self._want.digest, offset, length), make)
 
-    def _patch(self, base: _Base, offset: int, length: int) -> tuple[Sending, bytes | None] | None:
+    def _patch(self, base: _Known, offset: int, length: int) -> tuple[Sending, bytes | None] | None:
         region = self._region(base, offset, length)
         if region[1] <= 0:
             return None
@@ -189,7 +189,7 @@ class Encoder:
         )
         return sending, data
 
-    def _region(self, base: _Base, offset: int, length: int) -> tuple[int, int]:
+    def _region(self, base: _Known, offset: int, length: int) -> tuple[int, int]:
         """Where the same bytes were, if something was put in or taken out somewhere."""
         shift = base.size_bytes - self._size_bytes
         shift = max(-SHIFT_MAX_BYTES, min(SHIFT_MAX_BYTES, shift))
@@ -227,12 +227,12 @@ def decode(data: bytes, length: int, region: bytes = b"") -> bytes:
         raise Invalid(f"encoded bytes that are damaged: {error}", field="bytes") from error
 
 
-def _open_base(bases: tuple[Digest, ...], open_blob: OpenBlob) -> _Base | None:
+def _open_base(bases: tuple[Digest, ...], open_blob: OpenBlob) -> _Known | None:
     """The first of them that is here too."""
     for digest in bases[:BASES_MAX]:
         with contextlib.suppress(CorpsError):
             fd = open_blob(digest)
-            return _Base(digest, fd, os.fstat(fd).st_size)
+            return _Known(digest, fd, os.fstat(fd).st_size)
     return None
 
 

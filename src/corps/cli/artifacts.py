@@ -16,6 +16,7 @@ from corps.errors import Failed
 from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
 from corps.model.name import check_name
+from corps.model.terms import parse_size
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
 COPIED = ("installed", "unchanged")
@@ -33,6 +34,7 @@ class CopyOptions(TypedDict):
     to: str
     dry_run: bool
     force: bool
+    rate: str | None
     output: Output
 
 
@@ -48,6 +50,7 @@ class CopyOptions(TypedDict):
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
+@click.option("--rate", metavar="SIZE", help="To each worker in a second at most: 10M.")
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -62,6 +65,8 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     from corps.pack.build import pack  # noqa: PLC0415  # as above
 
     kinds.check_no_url(options["path"])
+    rate = options["rate"]
+    rate_bytes_s = None if rate is None else parse_size("rate", rate)
     operator.client.status()  # nothing is read and hashed for a master that is not there
     path = Path(options["path"])
     wish = kinds.Wish(
@@ -86,7 +91,7 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
         digest = upload(operator.client, packed)
-    transfer = Transfer(forced=options["force"])
+    transfer = Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s)
     command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
     with watched(operator.client):
         rows = operator.client.submit(command, Copied)

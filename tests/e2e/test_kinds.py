@@ -67,8 +67,12 @@ def test_a_runner_that_a_worker_lacks_is_named(shared: Cluster, tmp_path: Path) 
     script.write_text("")
     shared.copy(script, "--name", "server", "--runner", "no-such-node --x", "--force")
     done = shared.corps("launch", "server", "--env", "PATH=/usr/bin:/bin", check=False)
-    assert done.returncode == 7
-    assert "w1 has no no-such-node in PATH (/usr/bin:/bin), which runs server" in done.stderr
+    assert done.returncode == 1
+    assert "'server.js': its runner 'no-such-node' is in no directory of PATH" in done.stderr
+    (view,) = shared.client.instances(("server.1",), with_dead=True)
+    assert view.death is not None
+    assert (view.death.kind, view.death.stage) == ("spawn_failed", "execve")
+    assert "no-such-node" in shared.corps("why", "server.1").stdout
 
 
 def test_a_runner_that_cannot_be_executed_is_explained(

@@ -7,12 +7,7 @@ from typing import Unpack
 import click
 
 from corps.cli import render
-<<<<<<< HEAD
 from corps.cli.libraries import Traceable
-=======
-from corps.cli.kind import kind_options, words_of
-from corps.cli.libraries import Traceable, library_options, opened, picked, to_copy, trace_options
->>>>>>> closure
 from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.packing import PackOptions, pack_options, packing, target_of
@@ -20,52 +15,27 @@ from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
 from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
+from corps.model.terms import parse_size
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
 COPIED = ("installed", "unchanged")
 DELETED = "removed"
 
 
-<<<<<<< HEAD
 class CopyOptions(PackOptions):
-=======
-class CopyOptions(TypedDict):
-    path: str | None
-    name: str | None
-    entry: str | None
-    libraries: tuple[str, ...]
-    no_libs: bool
-    left_out: tuple[str, ...]
-    system_libs: tuple[str, ...]
-    is_traced: bool
-    trace_s: float
-    kind: str | None
-    runner: str
->>>>>>> closure
     to: str
     dry_run: bool
     force: bool
+    rate: str | None
     output: Output
 
 
 @verb("copy", Traceable)
-<<<<<<< HEAD
 @pack_options
-=======
-@click.argument("path", type=click.Path(), metavar="PATH [--trace -- PROG ARG...]", required=False)
-@click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
-@click.option("--entry", metavar="FILE", help="What to execute in a directory.")
-@click.option(
-    "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
-)
-@click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
-@library_options
-@trace_options
-@kind_options
->>>>>>> closure
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
+@click.option("--rate", metavar="SIZE", help="To each worker in a second at most: 10M.")
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -78,46 +48,17 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
     from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
 
-<<<<<<< HEAD
-    target = target_of(options)
+    target, rate = target_of(options), options["rate"]
+    rate_bytes_s = None if rate is None else parse_size("rate", rate)
     operator.client.status()  # nothing is read and hashed for a master that is not there
     with packing(options, target) as (name, packed):
-=======
-    target = to_copy(options["path"])
-    kinds.check_no_url(target)
-    operator.client.status()  # nothing is read and hashed for a master that is not there
-    path = Path(target)
-    wish = kinds.Wish(
-        kind=kinds.Kind(options["kind"]) if options["kind"] else None,
-        entry=options["entry"],
-        runner=words_of(options["runner"]),
-    )
-    name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
-    libraries, choice = picked(
-        options["libraries"],
-        options["left_out"],
-        options["system_libs"],
-        opened(options["trace_s"]),
-    )
-    with kinds.prepared(path, wish) as prepared:
-        packed = pack(
-            prepared.source,
-            entry=prepared.entry,
-            libraries=libraries,
-            with_libraries=not options["no_libs"],
-            choice=choice,
-            form=prepared.form,
-        )
-        for warning in packed.warnings:
-            render.note(f"corps: warning: {warning}")
->>>>>>> closure
         if options["dry_run"]:
             show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
             return
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
         digest = upload(operator.client, packed)
-    transfer = Transfer(forced=options["force"])
+    transfer = Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s)
     command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
     with watched(operator.client):
         rows = operator.client.submit(command, Copied)

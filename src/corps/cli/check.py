@@ -7,11 +7,7 @@ from typing import Unpack
 import click
 
 from corps.cli import render
-<<<<<<< HEAD
 from corps.cli.libraries import LIBRARIES, Traceable
-=======
-from corps.cli.libraries import LIBRARIES, library_options, picked
->>>>>>> closure
 from corps.cli.operator import Operator
 from corps.cli.options import SELECTOR, output_option, verb
 from corps.cli.packing import PackOptions, pack_options, packing, target_of
@@ -25,37 +21,14 @@ from corps.model.name import Digest
 LISTED_MAX = 10
 
 
-<<<<<<< HEAD
 class CheckOptions(PackOptions):
-=======
-class CheckOptions(TypedDict):
-    path: str
-    name: str | None
-    entry: str | None
-    libraries: tuple[str, ...]
-    no_libs: bool
-    left_out: tuple[str, ...]
-    system_libs: tuple[str, ...]
->>>>>>> closure
     libs: bool
     on: str
     output: Output
 
 
-<<<<<<< HEAD
 @verb("check", Traceable)
 @pack_options
-=======
-@verb("check")
-@click.argument("path", type=click.Path(), metavar="PATH")
-@click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
-@click.option("--entry", metavar="FILE", help="What to execute in a directory.")
-@click.option(
-    "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
-)
-@click.option("--no-libs", is_flag=True, help="As if copied without the libraries it needs.")
-@library_options
->>>>>>> closure
 @click.option("--libs", is_flag=True, help="Only list its libraries: which travel, and why.")
 @click.option("--on", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @output_option
@@ -65,7 +38,6 @@ def check(operator: Operator, **options: Unpack[CheckOptions]) -> None:
 
     Each looks at its own machine; nothing is copied. PATH and its options are as for copy.
     """
-<<<<<<< HEAD
     target = target_of(options)
     if not options["libs"]:
         operator.client.status()  # nothing is read and hashed for a master that is not there
@@ -74,28 +46,6 @@ def check(operator: Operator, **options: Unpack[CheckOptions]) -> None:
     if options["libs"]:
         render.show(libraries, LIBRARIES, options["output"])
         return
-=======
-    from corps.pack.build import default_name, pack  # noqa: PLC0415  # only this needs it
-
-    if not options["libs"]:
-        operator.client.status()  # nothing is read and hashed for a master that is not there
-    path = Path(options["path"])
-    name = check_name("artifact", options["name"] or default_name(path))
-    libraries, choice = picked(options["libraries"], options["left_out"], options["system_libs"])
-    packed = pack(
-        path,
-        entry=options["entry"],
-        libraries=libraries,
-        with_libraries=not options["no_libs"],
-        choice=choice,
-    )
-    for warning in packed.warnings:
-        render.note(f"corps: warning: {warning}")
-    if options["libs"]:
-        render.show(packed.libraries, LIBRARIES, options["output"])
-        return
-    question = check_of(name, packed.digest, packed.manifest)
->>>>>>> closure
     rows = operator.client.check(question, options["on"])
     render.show(rows, CHECKS, options["output"])
     cannot = [row for row in rows if not row.fits]

@@ -18,7 +18,7 @@ from corps.core.placement import place, why_there
 from corps.core.records import App, artifact_key
 from corps.core.targets import find_artifact, find_instances
 from corps.errors import Conflict, Invalid, Unavailable
-from corps.model.artifact import Artifact
+from corps.model.artifact import Artifact, check_transfer
 from corps.model.command import (
     COUNT_MAX,
     GRACE_MAX_S,
@@ -108,6 +108,7 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
 def recipients(ledger: Ledger, command: Copy) -> list[Worker]:
     """The workers that a copy is for, usable or not. Raise when it must be refused."""
     check_digest(command.digest)
+    check_transfer(command.transfer)
     _check_free_name(ledger, check_name("artifact", command.name))
     chosen = chosen_workers(ledger, command.to)
     if not chosen:

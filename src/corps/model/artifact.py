@@ -21,6 +21,7 @@ FILES_MAX = 100_000
 PATH_MAX_BYTES = 1_024
 BLOB_MAX_BYTES = 8 << 30
 MANIFEST_MAX_BYTES = 64 << 20
+RATE_MIN_BYTES_S = 1 << 10
 LIBRARY_DIR = "lib"
 NAME_MAX_BYTES = 255
 RUNNER_WORDS_MAX = 64
@@ -77,6 +78,15 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     swarm: bool = True
     rate_bytes_s: int | None = None
     forced: bool = False
+
+
+def check_transfer(transfer: Transfer) -> Transfer:
+    rate_bytes_s = transfer.rate_bytes_s
+    if rate_bytes_s is not None and rate_bytes_s < RATE_MIN_BYTES_S:
+        raise Invalid(
+            f"a rate of {rate_bytes_s} bytes in a second: at least {RATE_MIN_BYTES_S}", field="rate"
+        )
+    return transfer
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

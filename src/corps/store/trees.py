@@ -82,6 +82,14 @@ class Trees:
         """Its directory is there, whatever is in it, or is not."""
         return os.path.isdir(self.path(digest))
 
+    def newest(self, limit: int) -> tuple[Digest, ...]:
+        """Of all whole trees those that were built last, the newest first."""
+        built_at = {}
+        for digest in self.installed():
+            with contextlib.suppress(FileNotFoundError):
+                built_at[digest] = os.stat(self._root / digest).st_ctime_ns
+        return tuple(sorted(built_at, key=lambda digest: -built_at[digest])[:limit])
+
     def is_installed(self, digest: Digest) -> bool:
         return self._is_whole(check_digest(digest))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import logging
 import shutil
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import assert_never
 
 import msgspec
@@ -261,9 +261,8 @@ class WorkerDriver:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
             require = anyhow if transfer.forced else self._machine.require
-            bring_in = functools.partial(
-                install, digest, self.dial, self._blobs, self._trees, on_progress, require
-            )
+            fetch = partial(install, digest, self.dial, self._blobs, self._trees, on_progress)
+            bring_in = partial(fetch, require, transfer=transfer)
             brought = await asyncio.to_thread(bring, digest, bring_in, self._soundness, self._trees)
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)

@@ -6,25 +6,33 @@ broke off.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
 
-from corps.errors import Invalid, TimedOut, Unavailable
-from corps.model.artifact import BLOB_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest
+from corps.errors import Invalid, NotFound, TimedOut, Unavailable
+from corps.model.artifact import BLOB_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest, Transfer
 from corps.model.name import Digest, check_digest
-from corps.net.bulk_client import BulkClient, Dial, OnBytes, ignore_bytes
+from corps.net.bulk_client import BulkClient, Dial
+from corps.net.incoming import Asking, OnArrived, ignore_arrived
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
+from corps.wire.bulk import Encoding
 from corps.wire.worker import Progress
+from corps.worker.bases import find_bases
 
 BREAKS_MAX = 5
 BLOCK_BYTES = 4096
 RESERVE_BYTES = 1 << 20
+ENCODINGS = (Encoding.ZSTD, Encoding.PATCH)
+TRANSFER = Transfer()
 
 OnProgress: TypeAlias = Callable[[Progress], None]
 Require: TypeAlias = Callable[[Digest, Manifest], None]
+
+_log = logging.getLogger("corps.worker")
 
 
 class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +49,15 @@ def anyhow(_digest: Digest, _manifest: Manifest) -> None:
     """Whatever the machine could make of it."""
 
 
-def install(
+def install(  # noqa: PLR0913 - how it travels has a default
     digest: Digest,
     dial: Dial,
     blobs: BlobStore,
     trees: Trees,
     on_progress: OnProgress,
     require: Require = anyhow,
+    *,
+    transfer: Transfer = TRANSFER,
 ) -> InstallReport:
     """Make the artifact whole here. `on_progress` is called often.
 
@@ -57,7 +67,8 @@ def install(
         return _report(trees.manifest(digest), 0, 0)
     with BulkClient(dial) as client:
         if not blobs.has(digest):
-            _fetch(client, blobs, (digest,), ignore_bytes, MANIFEST_MAX_BYTES)
+            asking = Asking(encodings=ENCODINGS, rate_bytes_s=transfer.rate_bytes_s)
+            _fetch(client, blobs, (digest,), ignore_arrived, asking, MANIFEST_MAX_BYTES)
         manifest = _manifest(digest, blobs, trees)
         require(digest, manifest)
         bytes_total = _report(manifest, 0, 0).bytes_total
@@ -76,14 +87,17 @@ def install(
                 )
                 on_progress(progress)
 
-            def on_bytes(count: int) -> None:
-                nonlocal bytes_sent
-                bytes_sent += count
-                tell(here_bytes + bytes_sent)
+            def on_arrived(wire_bytes: int, count: int) -> None:
+                nonlocal bytes_sent, here_bytes
+                bytes_sent += wire_bytes
+                here_bytes += count
+                tell(here_bytes)
 
             _check_room(digest, manifest, missing, blobs, trees)
             if missing:
-                _fetch(client, blobs, missing, on_bytes)
+                bases = find_bases(manifest, missing, trees)
+                asking = Asking(ENCODINGS, bases, transfer.rate_bytes_s)
+                _fetch(client, blobs, missing, on_arrived, asking)
                 tell(bytes_total)
             trees.build(digest)
     return _report(manifest, bytes_sent, len(missing))
@@ -102,29 +116,36 @@ def _fetch(
     client: BulkClient,
     blobs: BlobStore,
     digests: Iterable[Digest],
-    on_bytes: OnBytes,
+    on_arrived: OnArrived,
+    asking: Asking,
     limit_bytes: int = BLOB_MAX_BYTES,
 ) -> None:
-    """Go on after a broken connection, as long as something arrives in between."""
+    """Go on after a broken connection, as long as something arrives in between; and without bases
+    when they were not what they should be: damaged on this disk, or removed meanwhile."""
     wanted = tuple(digests)
     breaks_left = BREAKS_MAX
     arrived_bytes = 0
 
-    def counted(count: int) -> None:
+    def counted(wire_bytes: int, count: int) -> None:
         nonlocal arrived_bytes
-        arrived_bytes += count
-        on_bytes(count)
+        arrived_bytes += wire_bytes
+        on_arrived(wire_bytes, count)
 
     while True:
         arrived_bytes = 0
         breaks = client.break_count
         try:
-            client.fetch_all(blobs.missing(wanted), blobs, counted, limit_bytes)
+            client.fetch_all(blobs.missing(wanted), blobs, counted, limit_bytes, asking)
             return
         except (Unavailable, TimedOut):
             breaks_left -= 1
             if client.break_count == breaks or not arrived_bytes or not breaks_left:
                 raise
+        except (Invalid, NotFound) as error:
+            if not asking.bases:
+                raise
+            _log.warning("%s; all of it is fetched without what is here", error.message)
+            asking = asking._replace(bases={})
 
 
 def _check_room(

@@ -9,12 +9,12 @@ import click
 from corps.cli import render
 from corps.cli.libraries import Traceable
 from corps.cli.operator import Operator
-from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
+from corps.cli.options import ARTIFACT, SELECTOR, output_option, progress_option, verb
 from corps.cli.packing import PackOptions, pack_options, packing, target_of
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
 from corps.model.artifact import Transfer
-from corps.model.command import Copied, Copy
+from corps.model.command import Copy
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
 COPIED = ("installed", "unchanged")
@@ -25,6 +25,7 @@ class CopyOptions(PackOptions):
     to: str
     dry_run: bool
     force: bool
+    progress: bool | None
     output: Output
 
 
@@ -33,6 +34,7 @@ class CopyOptions(PackOptions):
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
+@progress_option
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -43,7 +45,8 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     """
     from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
     from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
-    from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
+    from corps.cli.progress import display  # noqa: PLC0415  # as above
+    from corps.cli.upload import carry  # noqa: PLC0415  # as above
 
     target = target_of(options)
     operator.client.status()  # nothing is read and hashed for a master that is not there
@@ -53,11 +56,9 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
             return
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
-        digest = upload(operator.client, packed)
-    transfer = Transfer(forced=options["force"])
-    command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
-    with watched(operator.client):
-        rows = operator.client.submit(command, Copied)
+        transfer = Transfer(forced=options["force"])
+        command = Copy(name=name, digest=packed.digest, to=options["to"], transfer=transfer)
+        rows = carry(operator.client, packed, command, display(options["progress"]))
     render.show(rows.workers, COPIES, options["output"])
     failed = [row for row in rows.workers if row.result not in COPIED]
     for row in failed:

@@ -8,6 +8,8 @@ from corps.model.artifact import FileEntry
 from corps.model.instance import LogLine, Machine, RssSource, Survivor
 from corps.model.terms import Terms
 
+WAITING = "waiting"  # the result of a copy to one worker, until there is one
+
 
 class View(msgspec.Struct, frozen=True):
     """Base of every row."""

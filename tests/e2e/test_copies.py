@@ -213,7 +213,9 @@ def test_bars_on_a_terminal_tell_the_rate_and_the_time_left(
     dam.hold(HELD_BYTES)
     command = cluster.command("copy", str(a_program(tmp_path, "bars")))
     with Terminal(command, os.environ) as terminal:
-        terminal.expect(" of 8.0 MiB (1")
+        terminal.expect("w1 ")
+        terminal.expect(" of 8.0 MiB (")
+        dam.wait_full()
         dam.hold(HELD_BYTES)
         terminal.expect("/s, ")
         terminal.expect(" left")

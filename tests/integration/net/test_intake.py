@@ -51,13 +51,14 @@ def serve(tmp_path: Path, store: BlobStore) -> Iterator[Callable[[Intake], Dial]
 class Half:
     """One that sends half a blob, and then the rest or nothing."""
 
-    def __init__(self, dial: Dial, data: bytes) -> None:
+    def __init__(self, dial: Dial, store: BlobStore, data: bytes) -> None:
         self._sock: socket.socket = dial()
         self._channel: Channel[BulkAnswer] = Channel(self._sock, BulkAnswer)
         self._data = data
         sending = Sending(digest=digest_of(data), size_bytes=len(data))
         half = len(data) // 2
         self._sock.sendall(BULK_PREFACE + encode_frame(sending) + data[:half])
+        until(lambda: temporary(store))  # it has its claim then
 
     def finish(self) -> BulkAnswer | None:
         self._sock.sendall(self._data[len(self._data) // 2 :])
@@ -71,10 +72,9 @@ def test_what_one_sends_another_waits_for(
     store: BlobStore, serve: Callable[[Intake], Dial]
 ) -> None:
     dial = serve(Intake(store, _no_room, LONG_S))
-    first = Half(dial, ONE)
+    first = Half(dial, store, ONE)
     one, two = digest_of(ONE), digest_of(TWO)
     with BulkClient(dial) as second:
-        until(lambda: second.claim((one, two)).arriving.get(one, 0) > 0)
         claimed = until(lambda: _when(second.claim((one, two)), one, len(ONE) // 2))
         assert claimed is not None and claimed.digests == (two,)
         assert second.missing((one, two)) == (one, two)
@@ -93,9 +93,9 @@ def test_who_goes_away_leaves_its_claims_to_others(
 ) -> None:
     dial = serve(Intake(store, _no_room, LONG_S))
     one = digest_of(ONE)
-    first = Half(dial, ONE)
+    first = Half(dial, store, ONE)
     with BulkClient(dial) as second:
-        until(lambda: second.claim((one,)).arriving)
+        assert list(second.claim((one,)).arriving) == [one]
         first.close()
         until(lambda: second.claim((one,)) == Claimed(digests=(one,), arriving={}))
         with BulkClient(dial) as third:
@@ -107,7 +107,7 @@ def test_who_says_nothing_loses_its_claims_and_both_succeed(
 ) -> None:
     dial = serve(Intake(store, _no_room, claim_s=0.0))
     one = digest_of(ONE)
-    first = Half(dial, ONE)
+    first = Half(dial, store, ONE)
     source = tmp_path / "source"
     source.write_bytes(ONE)
     with BulkClient(dial) as second:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from corps.errors import Malformed
+from corps.model.command import Copy, Uploaded
 from tests.support.cluster import Cluster
 from tests.support.dam import Dam, before_operators, before_workers
 from tests.support.waiting import until
@@ -261,3 +263,39 @@ def test_a_second_copy_takes_over_from_one_that_says_nothing(
         assert holders(shared, "stalled") == ["w1", "w2"]
         dam.open()
         assert over(stalled)[0] == 0
+
+
+# ---- told afterwards
+
+
+def test_audit_tells_what_was_on_the_wire_and_how_fast(shared: Cluster, tmp_path: Path) -> None:
+    program = a_program(tmp_path, "audited")
+    shared.copy(program, "--to", "w1")
+    shared.copy(program)
+    rows = _json(shared, "audit", "audited")
+    assert [(row["kind"], row["worker"], row["outcome"]) for row in rows] == [
+        ("upload", None, "uploaded"),
+        ("copy", "w1", "installed"),
+        ("copy", "w1", "unchanged"),
+        ("copy", "w2", "installed"),
+    ]
+    upload, first, again, second = rows
+    for row in (upload, first, second):
+        assert row["bytes_total"] == SIZE_BYTES
+        assert row["rate_bytes_s"] == pytest.approx(row["bytes_sent"] / row["seconds"])
+        assert 0 <= row["bytes_from_peers"] <= row["bytes_sent"]
+    assert upload["phases_s"] == {"upload": upload["seconds"]}
+    assert (again["bytes_sent"], again["rate_bytes_s"]) == (0, None)
+    wide = shared.corps("audit", "audited", "-o", "wide").stdout.splitlines()
+    assert "FROM PEERS" in wide[0] and "RATE" in wide[0]
+    assert "iB/s" in wide[1] and "upload=" in wide[1]
+    title, *lines = shared.corps("audit", "audited", "-o", "csv").stdout.splitlines()
+    assert "bytes_sent,bytes_total,bytes_from_peers,rate_bytes_s" in title
+    assert len(lines) == len(rows)
+
+
+def test_an_upload_that_cannot_be_is_malformed(shared: Cluster) -> None:
+    row = shared.client.artifacts()[0]
+    wild = Uploaded(bytes_sent=-1, bytes_total=1, seconds=1e300)
+    with pytest.raises(Malformed, match="bytes_sent"):
+        shared.client.copy(Copy(name=row.name, digest=row.digest, uploaded=wild))

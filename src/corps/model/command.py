@@ -21,7 +21,8 @@ TARGETS_MAX = 10_000
 ARGS_MAX = 10_000
 ENV_MAX = 10_000
 GRACE_MAX_S = 86_400.0
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=365 * 86_400)]
 
 
 class Command(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
@@ -33,7 +34,7 @@ class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes_sent: Count
     bytes_total: Count
-    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    seconds: Seconds
 
 
 class Copy(Command, frozen=True, kw_only=True):

@@ -132,6 +132,21 @@ def test_a_dry_run_is_refused_as_the_copy_would_be(shared: Cluster, tmp_path: Pa
     assert done.stderr.count("\n") == 1
 
 
+def test_a_dry_run_names_who_could_not_run_it(shared: Cluster, tmp_path: Path) -> None:
+    program = tmp_path / "odd"
+    program.write_text("#!/no/such/interpreter\n")
+    program.chmod(0o755)
+    done = shared.corps("copy", str(program), "--dry-run", "-o", "json", check=False)
+    assert done.returncode == 1
+    master, *rows = json.loads(done.stdout)
+    assert master["problem"] is None
+    assert all("/no/such/interpreter" in row["problem"] for row in rows)
+    assert "2 of 2 workers would not get odd" in done.stderr
+    assert "odd would not get to w2: " in done.stderr
+    (_, *rows) = _json(shared, "copy", str(program), "--dry-run", "--force")
+    assert [row["problem"] for row in rows] == [None, None]
+
+
 # ---- broken off
 
 

@@ -169,9 +169,13 @@ def test_a_worker_without_room_is_sent_nothing_and_the_others_get_it(
     program = a_program(tmp_path, "large", (DISK_MIB + 1) * MIB)
     before = names(home)
     rows = copied(small_worker, str(program))
+    assert " bytes free in " in rows["w1"]["result"]
+    assert ": delete artifacts or free space there" in rows["w1"]["result"]
+    assert (rows["w1"]["bytes_sent"], rows["w2"]["result"]) == (0, "installed")
+    rows = copied(small_worker, str(program), "--force")
     assert "no room for artifact" in rows["w1"]["result"]
     assert "delete artifacts or free space there, then copy again" in rows["w1"]["result"]
-    assert (rows["w1"]["bytes_sent"], rows["w2"]["result"]) == (0, "installed")
+    assert (rows["w1"]["bytes_sent"], rows["w2"]["result"]) == (0, "unchanged")
     assert names(home) - before <= {rows["w1"]["digest"]}  # the manifest that told its size
     assert arriving(home) == []
     small_worker.copy(a_program(tmp_path, "fits", 8 * MIB))

@@ -15,6 +15,7 @@ from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
 from corps.model.artifact import Transfer
 from corps.model.command import Copy
+from corps.model.plan import PlanRequest
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
 COPIED = ("installed", "unchanged")
@@ -52,7 +53,8 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     operator.client.status()  # nothing is read and hashed for a master that is not there
     with packing(options, target) as (name, packed):
         if options["dry_run"]:
-            show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
+            request = PlanRequest(name=name, manifest=packed.manifest, to=options["to"])
+            show_plan(operator.client, request, options["output"], is_forced=options["force"])
             return
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])

@@ -21,13 +21,17 @@ from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
 from corps.net.bulk_client import MISSING_MAX, Blobs, BulkClient
 from corps.net.channel import STALL_S, Channel
+from corps.net.intake import Intake, Upload
 from corps.net.outgoing import Outgoing
 from corps.wire.bulk import (
     BulkAnswer,
     BulkRequest,
+    Claim,
+    Claimed,
     Missing,
     PieceList,
     Pieces,
+    Room,
     Sending,
     Stored,
     Trouble,
@@ -45,7 +49,8 @@ ACCEPT_RETRY_S = 0.1
 def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float = STALL_S) -> None:
     """Answer requests until the peer closes, breaks the contract or stalls; closes `sock`.
 
-    The acceptor has read the preface. Never raises for what a peer does.
+    The acceptor has read the preface. Never raises for what a peer does. Blobs may be claimed only
+    of a store that is an `Upload`.
     """
     channel: Channel[BulkRequest] = Channel(sock, BulkRequest, stall_s)
     outgoing = Outgoing(channel, store)
@@ -74,6 +79,8 @@ def _answer(
             channel.hold(encode_frame(_piece_list(store, digest)))
         case Missing(digests=digests):
             channel.hold(encode_frame(_missing(store, digests)))
+        case Claim() | Room():
+            channel.hold(encode_frame(_prepare(store, may_put, request)))
         case Sending():
             _take_blob(channel, store, may_put, request)
         case _:
@@ -93,6 +100,20 @@ def _piece_list(store: Blobs, digest: Digest) -> PieceList | Trouble:
     try:
         size_bytes, pieces = store.piece_list(digest)
         return PieceList(digest=digest, size_bytes=size_bytes, pieces=pieces)
+    except CorpsError as error:
+        return Trouble(code=error.code, message=error.message)
+
+
+def _prepare(store: Blobs, may_put: bool, request: Claim | Room) -> Claimed | Room | Trouble:
+    try:
+        if not may_put or not isinstance(store, Upload):
+            raise Denied("this connection may read blobs, not put them")
+        if isinstance(request, Room):
+            store.check_room(request.size_bytes)
+            return request
+        if len(request.digests) > MISSING_MAX:
+            raise Invalid(f"{len(request.digests)} digests claimed at once: at most {MISSING_MAX}")
+        return store.claim(request.digests)
     except CorpsError as error:
         return Trouble(code=error.code, message=error.message)
 
@@ -135,10 +156,13 @@ def _store_blob(store: Blobs, sending: Sending, pieces: Iterator[memoryview]) ->
 class BulkListener:
     """Accepts bulk connections on a listening socket, each served by a thread of its own."""
 
-    def __init__(self, listening: socket.socket, store: Blobs, may_put: bool) -> None:
+    def __init__(
+        self, listening: socket.socket, store: Blobs, may_put: bool, intake: Intake | None = None
+    ) -> None:
         self._listening = listening
         self._store = store
         self._may_put = may_put
+        self._intake = intake
         self._lock = threading.Lock()
         self._serving: dict[threading.Thread, socket.socket] = {}
         self._wake_r, self._wake_w = os.pipe()
@@ -193,11 +217,21 @@ class BulkListener:
     def _serve(self, sock: socket.socket) -> None:
         try:
             if _has_preface(sock):
-                serve_bulk(sock, self._store, self._may_put)
+                self._serve_bulk(sock)
         finally:
             with self._lock:
                 del self._serving[threading.current_thread()]
             sock.close()
+
+    def _serve_bulk(self, sock: socket.socket) -> None:
+        if self._intake is None:
+            serve_bulk(sock, self._store, self._may_put)
+            return
+        upload = self._intake.begin()
+        try:
+            serve_bulk(sock, upload, self._may_put)
+        finally:
+            upload.close()
 
 
 def _has_preface(sock: socket.socket) -> bool:

@@ -28,6 +28,7 @@ MODULES = {
     "copy": "artifacts",
     "artifacts": "artifacts",
     "delete": "artifacts",
+    "tag": "upkeep",
     "sign": "sign",
     "launch": "launch",
     "ps": "apps",

@@ -38,12 +38,12 @@ from corps.daemon import (
     unix_listener,
     write_atomically,
 )
-from corps.errors import CorpsError, Denied
+from corps.errors import Denied
 from corps.master.driver import MasterDriver
-from corps.master.http import Master, load_manifest, make_app
+from corps.master.http import Master, make_app
 from corps.master.peer import PeerProtocol
 from corps.master.sessions import Sessions, listen
-from corps.model.artifact import Artifact
+from corps.master.shelf import Shelf
 from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
@@ -91,7 +91,8 @@ async def _run(
     listener = listen(host, port)
     address = format_address(listener.getsockname()[:2])
     bulk = BulkListener(unix_listener(directory / "bulk.sock"), blobs, may_put=True)
-    driver.on_artifact_dropped = functools.partial(_collect, driver, blobs)
+    shelf = Shelf(driver, blobs)
+    driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
     server = _server(
         directory,
@@ -102,6 +103,7 @@ async def _run(
             address,
             _who,
             functools.partial(_shut_down, driver, stop),
+            shelf,
         ),
     )
     loop = asyncio.get_running_loop()
@@ -212,26 +214,6 @@ def _bulk_server(blobs: BlobStore) -> Any:
         threading.Thread(target=serve, args=(sock,), name="bulk", daemon=True).start()
 
     return start
-
-
-def _collect(driver: MasterDriver, blobs: BlobStore, dropped: Artifact) -> None:
-    """Remove, in a thread, the blobs of a deleted artifact that no other artifact names."""
-    others = [artifact.digest for artifact in driver.core.cluster.artifacts.values()]
-    if dropped.digest not in others:
-        asyncio.get_running_loop().run_in_executor(
-            None, _remove_blobs, blobs, dropped.digest, others
-        )
-
-
-def _remove_blobs(blobs: BlobStore, digest: str, others: list[str]) -> None:
-    try:
-        mine = {file.digest for file in load_manifest(blobs, digest).files} | {digest}
-        for other in others:
-            mine -= {file.digest for file in load_manifest(blobs, other).files} | {other}
-        for blob in sorted(mine):
-            blobs.remove(blob)
-    except CorpsError as error:
-        _log.error("blobs of %s stay at the master: %s", digest[:12], error.message)
 
 
 def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerName]) -> None:

@@ -39,15 +39,16 @@ from corps.daemon import (
     write_atomically,
 )
 from corps.errors import Denied
-from corps.master import orphans
 from corps.master.driver import MasterDriver
 from corps.master.http import Master, make_app
 from corps.master.peer import PeerProtocol
 from corps.master.sessions import Sessions, listen
+from corps.master.shelf import Shelf
 from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
 from corps.store.blobs import BlobStore
+from corps.store.selftest import try_disk
 from corps.store.sqlite import SqliteStore
 from corps.wire.worker import Shutdown
 
@@ -64,6 +65,8 @@ def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = 
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
+        for warning in try_disk(directory):
+            _log.warning("%s", warning)
         raise_descriptor_limit()
         raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -90,10 +93,10 @@ async def _run(
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
     listener = listen(host, port)
     address = format_address(listener.getsockname()[:2])
-    intake = orphans.intake(driver, blobs)
+    shelf = Shelf(driver, blobs)
     listening = unix_listener(directory / "bulk.sock")
-    bulk = BulkListener(listening, blobs, may_put=True, intake=intake)
-    driver.on_artifact_dropped = functools.partial(orphans.collect, driver, blobs, intake)
+    bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
+    driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
     server = _server(
         directory,
@@ -104,6 +107,7 @@ async def _run(
             address,
             _who,
             functools.partial(_shut_down, driver, stop),
+            shelf,
         ),
     )
     loop = asyncio.get_running_loop()

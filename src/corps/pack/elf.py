@@ -7,31 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSegment
-from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
 
 from corps.errors import Invalid
+from corps.pack.image import DAMAGE, Image, Tag
 
 ELF_MAGIC = b"\x7fELF"
 DF_1_NODEFLIB = 0x800
 STRING_MAX = 4096
 NEEDED_MAX = 4096
-# what a parser of hostile bytes may come across, beside ELFError
-DAMAGE = (
-    ELFError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 _NAMES = {3: "x86", 8: "mips", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64"}
 _NAMES |= {183: "aarch64", 243: "riscv64", 258: "loongarch64"}
 
@@ -83,9 +66,13 @@ def read_elf(path: str | Path) -> Elf | None:
         return None
     try:
         with open(path, "rb") as file:
-            return _read(ELFFile(file), machine)
+            return _read(image_of(file.fileno(), machine), machine)
     except DAMAGE as error:
         raise damaged(path, error) from error
+
+
+def image_of(fd: int, machine: Machine) -> Image:
+    return Image(fd, is_64=machine.bits == 64, is_little_endian=machine.is_little_endian)
 
 
 def damaged(path: str | Path, error: Exception) -> Invalid:
@@ -95,37 +82,31 @@ def damaged(path: str | Path, error: Exception) -> Invalid:
     )
 
 
-def _read(file: ELFFile, machine: Machine) -> Elf:
-    texts: dict[str, list[str]] = {"DT_NEEDED": [], "DT_RPATH": [], "DT_RUNPATH": []}
-    texts["DT_SONAME"] = []
-    interpreter: str | None = None
-    flags = 0
-    for segment in file.iter_segments():
-        if isinstance(segment, InterpSegment):
-            interpreter = segment.get_interp_name()
-        if not isinstance(segment, DynamicSegment):
-            continue
-        for tag in segment.iter_tags():
-            kind = tag.entry.d_tag
-            if kind in texts:
-                texts[kind].append(_text(tag, kind))
-            elif kind == "DT_FLAGS_1":
-                flags = tag.entry.d_val
-            if len(texts["DT_NEEDED"]) > NEEDED_MAX:
-                raise ValueError(f"needs more than {NEEDED_MAX} libraries")
+def _read(image: Image, machine: Machine) -> Elf:
+    needed = [value for tag, value in image.tags if tag == Tag.NEEDED]
+    if len(needed) > NEEDED_MAX:
+        raise ValueError(f"it needs more than {NEEDED_MAX} libraries")
     return Elf(
         machine=machine,
-        interpreter=interpreter,
-        soname=texts["DT_SONAME"][0] if texts["DT_SONAME"] else None,
-        needed=tuple(dict.fromkeys(texts["DT_NEEDED"])),
-        rpath=tuple(":".join(texts["DT_RPATH"]).split(":")) if texts["DT_RPATH"] else (),
-        runpath=tuple(":".join(texts["DT_RUNPATH"]).split(":")) if texts["DT_RUNPATH"] else (),
-        has_default_path=not flags & DF_1_NODEFLIB,
+        interpreter=image.interpreter,
+        soname=_text(image, Tag.SONAME) or None,
+        needed=tuple(dict.fromkeys(_checked(image.string(value)) for value in needed)),
+        rpath=_directories(_text(image, Tag.RPATH)),
+        runpath=_directories(_text(image, Tag.RUNPATH)),
+        has_default_path=not (image.tag(Tag.FLAGS_1) or 0) & DF_1_NODEFLIB,
     )
 
 
-def _text(tag: object, kind: str) -> str:
-    text = getattr(tag, kind.removeprefix("DT_").lower())
-    if not isinstance(text, str) or not text or len(text) > STRING_MAX or "\0" in text:
-        raise ValueError(f"bad {kind}")
-    return text
+def _directories(text: str) -> tuple[str, ...]:
+    return tuple(text.split(":")) if text else ()
+
+
+def _text(image: Image, tag: Tag) -> str:
+    value = image.tag(tag)
+    return "" if value is None else image.string(value)
+
+
+def _checked(name: str) -> str:
+    if not name or len(name) > STRING_MAX:
+        raise ValueError("the name of a library it needs is empty or too long")
+    return name

@@ -14,6 +14,7 @@ from corps.errors import Invalid
 from corps.model.artifact import decode_manifest
 from corps.model.needs import LibraryNeed, Needs
 from corps.pack.build import pack
+from corps.pack.elf import read_elf
 from corps.pack.libraries import POLICY, Choice
 from corps.pack.parcel import Packed
 from corps.pack.versions import asked_versions, defined_versions
@@ -212,6 +213,18 @@ def test_a_damaged_table_is_refused_and_never_a_crash(program: Path, say: Path) 
             except Invalid as error:
                 assert "damaged" in error.message
         path.write_bytes(whole)
+
+
+def test_sections_do_not_count(program: Path, say: Path) -> None:
+    """They may be cut off; a loader needs segments alone."""
+    for path in (program, say):
+        whole = read_elf(path), asked_versions(path), defined_versions(path)
+        data = bytearray(path.read_bytes())
+        (start,) = struct.unpack_from("<Q", data, 40)
+        data[40:48], data[60:64] = bytes(8), bytes(4)
+        path.write_bytes(data[:start])
+        assert (read_elf(path), asked_versions(path), defined_versions(path)) == whole
+    assert whole[2] == {"SAY_1.2"}
 
 
 def test_what_is_no_elf_file_has_no_versions(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from corps.model.artifact import (
 )
 from corps.model.name import NAME_RULE, check_name
 from corps.model.needs import Needs
-from corps.pack.elf import ELF_MAGIC, machine_of
+from corps.pack.elf import ELF_MAGIC, machine_of, read_elf
 from corps.pack.form import PLAIN, Form
 from corps.pack.libraries import POLICY, Choice, add_given, add_libraries, nearby_libraries
 from corps.pack.loader import Places
@@ -36,6 +36,7 @@ from corps.pack.source import (
     read_tree,
     shebang_warnings,
 )
+from corps.pack.system import is_system
 
 PROGRAMS_NAMED_MAX = 8
 
@@ -71,6 +72,9 @@ def pack(
         root = Path(os.path.realpath(source))
         tree = read_tree(root)
         program, inside = _add_tree(parcel, root, tree, entry)
+        if not form.objects:
+            objects = _objects(parcel, root, tree, program)
+            parcel.form = msgspec.structs.replace(form, objects=tuple(objects))
         directory = parcel.free_directory(TREE_LIBRARY_DIR)
         nearby = nearby_libraries(root, tree)
     else:
@@ -144,6 +148,22 @@ def _programs(root: Path, tree: Tree) -> str:
     if len(names) > PROGRAMS_NAMED_MAX:
         names[PROGRAMS_NAMED_MAX:] = ["..."]
     return f" ({', '.join(names)})" if names else ""
+
+
+def _objects(parcel: Parcel, root: Path, tree: Tree, program: Source) -> Iterator[Path]:
+    """The other programs and libraries of a tree that need any; a damaged one is data."""
+    machine = machine_of(program.path) or machine_of("/proc/self/exe")
+    for path in tree.files:
+        file = parcel.read(root / path)
+        if not file.head.startswith(ELF_MAGIC) or file == program or is_system(file.path.name):
+            continue
+        try:
+            elf = read_elf(file.path) if machine_of(file.path) == machine else None
+        except Invalid as error:
+            parcel.warn(error.message)
+        else:
+            if elf is not None and elf.needed:
+                yield file.path
 
 
 def _kind(path: str, entry: str, file: Source) -> FileKind:

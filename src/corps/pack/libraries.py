@@ -32,6 +32,7 @@ LEFT_OUT = "left out with --no-lib"
 ALONE = "left out with --no-libs"
 SYSTEM = "the machine's, by --system-lib"
 MISSING = "not on this machine"
+OPTIONAL = "not on this machine, and asked for by what may never be loaded"
 OPENED = "opened while it was traced"
 BY_PATH = "needed by its path"
 
@@ -118,21 +119,22 @@ def add_given(
 def add_libraries(
     parcel: Parcel, program: Source, places: Places, choice: Choice, directory: str
 ) -> None:
-    """What the program needs and a worker would not find, unless it is the machine's. One that is
-    no ELF file may load some from its tree: then it is they who need."""
+    """What the program needs and a worker would not find, unless it is the machine's; and what the
+    programs and libraries of its tree need, which it may start and load."""
     elf = read_elf(program.path)
     shipment = _Shipment(parcel, places, choice, directory)
-    if elf is not None:
-        if elf.interpreter and not os.path.exists(elf.interpreter):
-            parcel.warn(
-                f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
-            )
-        shipment.add(program.path)
-    for loaded in parcel.form.objects:
-        shipment.add(loaded)
-    for path in choice.opened:
-        if Path(path) != program.path and parcel.has_read(path):
-            shipment.add(Path(path))
+    if elf is not None and elf.interpreter and not os.path.exists(elf.interpreter):
+        parcel.warn(
+            f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
+        )
+    mains = [] if elf is None else [program.path]
+    mains += [path for path in parcel.form.objects if _is_program(path)]
+    loaded = [path for path in parcel.form.objects if path not in mains]
+    for number, path in enumerate(mains or loaded[:1]):
+        shipment.add(path, loaded if number == 0 else (), is_run=path == program.path)
+    for traced in choice.opened:
+        if Path(traced) != program.path and parcel.has_read(traced):
+            shipment.add(Path(traced))
     if elf is None and not shipment.programs:
         _warn_of_trace(parcel, program, choice)
         return
@@ -181,6 +183,7 @@ class _Shipment:
 
     def __init__(self, parcel: Parcel, places: Places, choice: Choice, directory: str) -> None:
         self.programs: list[Path] = []
+        self._needed: set[str] = set()
         self._parcel, self._places = parcel, places
         self._choice, self._directory = choice, directory
         self._inside = {os.path.realpath(p) for paths in places.nearby.values() for p in paths}
@@ -188,13 +191,16 @@ class _Shipment:
         for name, path in places.given.items():
             self._travelling[name] = path, GIVEN
 
-    def add(self, program: Path) -> None:
-        """A program with its closure, and with what it opened while it was traced."""
+    def add(self, program: Path, loaded: Sequence[Path] = (), *, is_run: bool = True) -> None:
+        """A program with its closure, with what it opened while it was traced, and with libraries
+        of its tree that it may have `loaded`. Nobody knows that it does, nor of a program whether
+        it `is_run`: what is missing for them here is no need."""
         if read_elf(program) is None:
             return
-        self.programs.append(program)
+        self.programs += dict.fromkeys((program, *loaded))
         given = tuple(dict.fromkeys(self._places.given.values()))
         found = closure(program, given, self._places, self._choice.reason_to_stay)
+        self._needed.update(name for _, name in found.missing if is_run)
         known = {os.path.realpath(path) for path in given} | _real_paths(found)
         mapped = self._choice.opened.get(str(program), ())
         opened = [
@@ -202,8 +208,8 @@ class _Shipment:
             for path in opened_libraries(program, mapped, known)
             if not any(map(self._choice.reason_to_stay, names_of_opened(path)))
         ]
-        if opened:
-            extras = (*given, *opened)
+        if opened or loaded:
+            extras = (*given, *opened, *loaded)
             found = closure(program, extras, self._places, self._choice.reason_to_stay)
         for library in found.libraries:
             self._add_found(library)
@@ -250,7 +256,8 @@ class _Shipment:
     def _row(self, name: str, asked_by: str, versions: dict[str, str]) -> LibraryRow:
         path, why = self._travelling.get(name, (None, ""))
         if path is None:
-            why = BY_PATH if "/" in name else self._choice.reason_to_stay(name) or MISSING
+            absent = MISSING if name in self._needed else OPTIONAL
+            why = BY_PATH if "/" in name else self._choice.reason_to_stay(name) or absent
         return LibraryRow(
             name=name,
             travels=path is not None,
@@ -314,9 +321,14 @@ def _warn_of_processors(parcel: Parcel, libraries: Sequence[Library]) -> None:
             )
 
 
+def _is_program(path: Path) -> bool:
+    elf = read_elf(path)
+    return elf is not None and elf.interpreter is not None
+
+
 def _is_needed(row: LibraryRow) -> bool:
     """musl's loader is its C library, so Needs.loader says it all."""
-    return not row.travels and row.why != LEFT_OUT and not is_musl(row.name)
+    return not row.travels and row.why not in (LEFT_OUT, OPTIONAL) and not is_musl(row.name)
 
 
 def _need(row: LibraryRow) -> LibraryNeed:

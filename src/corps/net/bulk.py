@@ -12,14 +12,15 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from corps.clock import Clock
-from corps.errors import CorpsError, Denied, Invalid, ProtocolError, Unavailable
+from corps.errors import Conflict, CorpsError, Denied, Invalid, ProtocolError, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
-from corps.net.bulk_client import MISSING_MAX, Blobs, BulkClient
+from corps.net.batch import BATCH_WAIT_S, Batch
+from corps.net.bulk_client import MISSING_MAX, SMALL_BYTES, Blobs, BulkClient, Writer
 from corps.net.channel import STALL_S, Channel
 from corps.net.intake import Intake, Upload
 from corps.net.outgoing import Outgoing
@@ -28,12 +29,13 @@ from corps.wire.bulk import (
     BulkRequest,
     Claim,
     Claimed,
+    Encoding,
     Missing,
+    Partial,
     PieceList,
     Pieces,
     Room,
     Sending,
-    Stored,
     Trouble,
     Want,
 )
@@ -53,104 +55,153 @@ def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float 
     of a store that is an `Upload`.
     """
     channel: Channel[BulkRequest] = Channel(sock, BulkRequest, stall_s)
-    outgoing = Outgoing(channel, store)
+    answering = _Answering(channel, store, may_put)
     try:
-        while (request := channel.receive()) is not None:
-            _answer(channel, outgoing, store, may_put, request)
+        while (request := answering.next_request()) is not None:
+            answering.answer(request)
     except ProtocolError as error:
         channel.hang_up(Trouble(code=error.code, message=error.message))
     except OSError:
         pass  # gone or stalled: nobody is left to tell
     finally:
-        channel.close()
+        answering.close()
 
 
-def _answer(
-    channel: Channel[BulkRequest],
-    outgoing: Outgoing,
-    store: Blobs,
-    may_put: bool,
-    request: BulkRequest,
-) -> None:
-    match request:
-        case Want():
-            outgoing.send(request)
-        case Pieces(digest=digest):
-            channel.hold(encode_frame(_piece_list(store, digest)))
-        case Missing(digests=digests):
-            channel.hold(encode_frame(_missing(store, digests)))
-        case Claim() | Room():
-            channel.hold(encode_frame(_prepare(store, may_put, request)))
-        case Sending():
-            _take_blob(channel, store, may_put, request)
-        case _:
-            assert_never(request)
+class _Answering:
+    """One connection. Answers come in the order of the requests."""
+
+    def __init__(self, channel: Channel[BulkRequest], store: Blobs, may_put: bool) -> None:
+        self._channel, self._store, self._may_put = channel, store, may_put
+        self._outgoing = Outgoing(channel, store)
+        self._batch = Batch(store)
+
+    def close(self) -> None:
+        """What has arrived whole stays, whoever is gone."""
+        self._batch.end()
+        self._channel.close()
+
+    def next_request(self) -> BulkRequest | None:
+        if self._batch and not self._channel.can_receive(BATCH_WAIT_S):
+            self._end_batch()
+        return self._channel.receive()
+
+    def answer(self, request: BulkRequest) -> None:
+        if not isinstance(request, Sending):
+            self._end_batch()
+        match request:
+            case Want():
+                self._outgoing.send(request)
+            case Pieces(digest=digest):
+                self._hold(lambda: _piece_list(self._store, digest))
+            case Missing(digests=digests):
+                self._hold(lambda: _missing(self._store, digests))
+            case Partial(digest=digest):
+                self._hold(lambda: Partial(digest=digest, offset=self._store.partial_bytes(digest)))
+            case Claim() | Room():
+                self._hold(lambda: _prepare(self._store, self._may_put, request))
+            case Sending():
+                self._take_blob(request)
+            case _:
+                assert_never(request)
+
+    def _hold(self, find: Callable[[], BulkAnswer]) -> None:
+        try:
+            answer = find()
+        except CorpsError as error:
+            answer = Trouble(code=error.code, message=error.message)
+        self._channel.hold(encode_frame(answer))
+
+    def _end_batch(self) -> None:
+        for answer in self._batch.end():
+            self._channel.hold(encode_frame(answer))
+
+    def _take_blob(self, sending: Sending) -> None:
+        """Whatever happens to the blob, its bytes are read to the end: the next request follows."""
+        _check_put(sending)
+        pieces = self._channel.receive_raw(sending.size_bytes - sending.offset)
+        try:
+            if not self._may_put:
+                raise Denied("this connection may read blobs, not put them")
+            writer = None
+            if not self._store.has(sending.digest):
+                writer = _take(self._store, sending, pieces)
+            self._batch.add(sending.digest, writer)
+        except CorpsError as error:
+            self._end_batch()
+            # at once, so that the peer can stop
+            self._channel.send(Trouble(code=error.code, message=error.message))
+        for _ in pieces:
+            pass
+        if self._batch.is_full or sending.size_bytes > SMALL_BYTES:
+            self._end_batch()
 
 
-def _missing(store: Blobs, digests: tuple[Digest, ...]) -> Missing | Trouble:
-    try:
-        if len(digests) > MISSING_MAX:
-            raise Invalid(f"{len(digests)} digests in one question: at most {MISSING_MAX}")
-        return Missing(digests=store.missing(digests))
-    except CorpsError as error:
-        return Trouble(code=error.code, message=error.message)
-
-
-def _piece_list(store: Blobs, digest: Digest) -> PieceList | Trouble:
-    try:
-        size_bytes, pieces = store.piece_list(digest)
-        return PieceList(digest=digest, size_bytes=size_bytes, pieces=pieces)
-    except CorpsError as error:
-        return Trouble(code=error.code, message=error.message)
-
-
-def _prepare(store: Blobs, may_put: bool, request: Claim | Room) -> Claimed | Room | Trouble:
-    try:
-        if not may_put or not isinstance(store, Upload):
-            raise Denied("this connection may read blobs, not put them")
-        if isinstance(request, Room):
-            store.check_room(request.size_bytes)
-            return request
-        if len(request.digests) > MISSING_MAX:
-            raise Invalid(f"{len(request.digests)} digests claimed at once: at most {MISSING_MAX}")
-        return store.claim(request.digests)
-    except CorpsError as error:
-        return Trouble(code=error.code, message=error.message)
-
-
-def _take_blob(
-    channel: Channel[BulkRequest], store: Blobs, may_put: bool, sending: Sending
-) -> None:
-    """Whatever happens to the blob, its bytes are read to the end: the next request follows."""
-    if not 0 <= sending.size_bytes <= BLOB_MAX_BYTES or sending.offset != 0:
+def _check_put(sending: Sending) -> None:
+    if (
+        not 0 <= sending.offset <= sending.size_bytes <= BLOB_MAX_BYTES
+        or sending.encoding is not Encoding.RAW
+        or sending.length is not None
+    ):
         raise ProtocolError(
-            f"cannot take {sending.size_bytes} bytes at offset {sending.offset}: "
-            f"a blob starts at 0 and has at most {BLOB_MAX_BYTES} bytes"
+            f"cannot take {sending.size_bytes} bytes at offset {sending.offset}: a blob is put "
+            f"as it is, to its end, and has at most {BLOB_MAX_BYTES} bytes"
         )
-    pieces = channel.receive_raw(sending.size_bytes)
-    try:
-        if not may_put:
-            raise Denied("this connection may read blobs, not put them")
-        if not store.has(sending.digest):
-            _store_blob(store, sending, pieces)
-        answer: BulkAnswer = Stored(digest=sending.digest)
-    except CorpsError as error:
-        answer = Trouble(code=error.code, message=error.message)
-        channel.send(answer)  # at once, so that the peer can stop
-    for _ in pieces:
-        pass
-    if isinstance(answer, Stored):
-        channel.hold(encode_frame(answer))
 
 
-def _store_blob(store: Blobs, sending: Sending, pieces: Iterator[memoryview]) -> None:
-    writer = store.writer(sending.digest, sending.size_bytes)
+def _take(store: Blobs, sending: Sending, pieces: Iterator[memoryview]) -> Writer | None:
+    """A small blob, sealed; a large one is in its place. What breaks off may be continued."""
+    if sending.offset:
+        writer = _resumed(store, sending)
+    else:
+        writer = store.writer(sending.digest, sending.size_bytes, resumable=True)
+    is_sealed = False
     try:
         for piece in pieces:
             writer.write(piece)
-        writer.commit()
+        if sending.size_bytes > SMALL_BYTES:
+            writer.commit()
+            return None
+        writer.seal()
+        is_sealed = True
     finally:
+        if not is_sealed:
+            writer.close()
+    return writer
+
+
+def _resumed(store: Blobs, sending: Sending) -> Writer:
+    writer = store.resume(sending.digest)
+    if writer is not None and writer.received_bytes == sending.offset:
+        writer.expect(sending.size_bytes)
+        return writer
+    if writer is not None:
         writer.close()
+    there = 0 if writer is None else writer.received_bytes
+    raise Conflict(
+        f"blob {sending.digest!r} goes on at byte {there}, not at {sending.offset}: repeat"
+    )
+
+
+def _missing(store: Blobs, digests: tuple[Digest, ...]) -> Missing:
+    if len(digests) > MISSING_MAX:
+        raise Invalid(f"{len(digests)} digests in one question: at most {MISSING_MAX}")
+    return Missing(digests=store.missing(digests))
+
+
+def _prepare(store: Blobs, may_put: bool, request: Claim | Room) -> Claimed | Room:
+    if not may_put or not isinstance(store, Upload):
+        raise Denied("this connection may read blobs, not put them")
+    if isinstance(request, Room):
+        store.check_room(request.size_bytes)
+        return request
+    if len(request.digests) > MISSING_MAX:
+        raise Invalid(f"{len(request.digests)} digests claimed at once: at most {MISSING_MAX}")
+    return store.claim(request.digests)
+
+
+def _piece_list(store: Blobs, digest: Digest) -> PieceList:
+    size_bytes, pieces = store.piece_list(digest)
+    return PieceList(digest=digest, size_bytes=size_bytes, pieces=pieces)
 
 
 class BulkListener:

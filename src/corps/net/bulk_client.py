@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Protocol, TypeAlias
 from blake3 import blake3
 
 from corps.errors import (
-    Conflict,
     Invalid,
-    NotFound,
     ProtocolError,
     TimedOut,
     Unavailable,
@@ -28,11 +25,13 @@ from corps.model.name import Digest, check_digest
 from corps.model.pieces import check_pieces, piece_span
 from corps.net.channel import STALL_S, Channel
 from corps.net.incoming import PLAIN, Asking, OnArrived, ignore_arrived, receive_range
+from corps.net.source import changed, digest_of, opened_source
 from corps.wire.bulk import (
     BulkAnswer,
     Claim,
     Claimed,
     Missing,
+    Partial,
     PieceList,
     Pieces,
     Room,
@@ -45,8 +44,9 @@ from corps.wire.codec import BULK_PREFACE, encode_frame
 
 MISSING_MAX = 10_000
 WINDOW_MAX = 64
+PUT_WINDOW_MAX = 500
+RESUME_MIN_BYTES = 1 << 20
 SMALL_BYTES = 64 << 10
-READ_BYTES = 1 << 20
 
 OnBytes: TypeAlias = Callable[[int], None]
 Dial: TypeAlias = Callable[[], socket.socket]
@@ -59,6 +59,7 @@ class Writer(Protocol):
     def received_bytes(self) -> int: ...
     def expect(self, size_bytes: int) -> object: ...
     def write(self, data: bytes | memoryview) -> None: ...
+    def seal(self) -> None: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
     def close(self) -> None: ...
@@ -73,6 +74,8 @@ class Blobs(Protocol):
     def piece_list(self, digest: Digest) -> tuple[int, bytes]: ...
     def writer(self, digest: Digest, size_bytes: int, *, resumable: bool = False) -> Writer: ...
     def resume(self, digest: Digest) -> Writer | None: ...
+    def partial_bytes(self, digest: Digest) -> int: ...
+    def sync(self) -> None: ...
 
 
 def ignore_bytes(_count: int) -> None:
@@ -212,9 +215,8 @@ class BulkClient:
         pending: deque[tuple[Digest, Path]] = deque()
         with self._talking("send files") as channel:
             for digest, path in sources.items():
-                pending.append((digest, path))
-                _send_source(channel, pending, on_bytes)
-                while pending and (len(pending) >= WINDOW_MAX or channel.can_receive()):
+                _send_source(channel, digest, path, pending, on_bytes)
+                while pending and (len(pending) >= PUT_WINDOW_MAX or channel.can_receive()):
                     _receive_stored(channel, pending)
             channel.flush()
             while pending:
@@ -308,27 +310,50 @@ def _receive_sending(
 
 
 def _send_source(
-    channel: Channel[BulkAnswer], pending: deque[tuple[Digest, Path]], on_bytes: OnBytes
+    channel: Channel[BulkAnswer],
+    digest: Digest,
+    path: Path,
+    pending: deque[tuple[Digest, Path]],
+    on_bytes: OnBytes,
 ) -> None:
-    digest, path = pending[-1]
 
     def on_sent(count: int) -> None:
         on_bytes(count)
         if channel.can_receive():  # an answer before the end: to an earlier one, or a refusal
             _receive_stored(channel, pending)
 
-    with _opened_source(path) as fd:
+    with opened_source(path) as fd:
         size_bytes = os.fstat(fd).st_size
-        channel.hold(encode_frame(Sending(digest=digest, size_bytes=size_bytes)))
+        offset = 0
+        if size_bytes >= RESUME_MIN_BYTES:
+            offset = _ask_partial(channel, digest, size_bytes, pending)
+        pending.append((digest, path))
+        channel.hold(encode_frame(Sending(digest=digest, size_bytes=size_bytes, offset=offset)))
         if size_bytes > SMALL_BYTES:
-            sent = channel.send_file(fd, 0, size_bytes, on_sent)
+            sent = offset + channel.send_file(fd, offset, size_bytes - offset, on_sent)
         else:
             data = os.pread(fd, size_bytes, 0)
             channel.hold(data)
             sent = len(data)
             on_bytes(sent)
         if sent < size_bytes:
-            raise _changed(path)
+            raise changed(path)
+
+
+def _ask_partial(
+    channel: Channel[BulkAnswer],
+    digest: Digest,
+    size_bytes: int,
+    pending: deque[tuple[Digest, Path]],
+) -> int:
+    """From where on to send it."""
+    channel.hold(encode_frame(Partial(digest=digest)))
+    while pending:  # these are answered before
+        _receive_stored(channel, pending)
+    answer = _receive(channel)
+    if not isinstance(answer, Partial) or answer.digest != digest or answer.offset < 0:
+        raise ProtocolError(f"asked how much of blob {digest!r} is there, got {answer}")
+    return answer.offset if answer.offset <= size_bytes else 0
 
 
 def _receive_stored(channel: Channel[BulkAnswer], pending: deque[tuple[Digest, Path]]) -> None:
@@ -336,38 +361,8 @@ def _receive_stored(channel: Channel[BulkAnswer], pending: deque[tuple[Digest, P
     try:
         answer = _receive(channel)
     except Invalid:
-        if _digest_of(path) != digest:
-            raise _changed(path) from None
+        if digest_of(path) != digest:
+            raise changed(path) from None
         raise
     if answer != Stored(digest=digest):
         raise ProtocolError(f"sent blob {digest!r}, got {answer}")
-
-
-@contextlib.contextmanager
-def _opened_source(path: Path) -> Iterator[int]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFound(f"'{path}' is gone; copy again when it is back") from None
-    except OSError as error:
-        raise Invalid(
-            f"cannot read '{path}': {(error.strerror or str(error)).lower()}", field="path"
-        ) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Invalid(f"'{path}' is no regular file", field="path")
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _digest_of(path: Path) -> Digest:
-    digest = blake3()
-    with _opened_source(path) as fd:
-        while data := os.read(fd, READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
-
-
-def _changed(path: Path) -> Conflict:
-    return Conflict(f"'{path}' changed while it was copied; copy it again")

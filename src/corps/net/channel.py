@@ -52,15 +52,15 @@ class Channel(Generic[Message]):
         """Bytes of the next frame are here already."""
         return self._end > self._start
 
-    def can_receive(self) -> bool:
-        """`receive` would find something to read now."""
+    def can_receive(self, wait_s: float = 0.0) -> bool:
+        """`receive` would find something to read, now or within so long."""
         if self.has_received:
             return True
         if isinstance(self._sock, ssl.SSLSocket):
-            return self._has_decrypted(self._sock)
+            return self._has_decrypted(self._sock, wait_s)
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(wait_s * 1000))
 
     def hold(self, data: bytes) -> None:
         """Send these bytes with the next ones, or before the next wait for the peer."""
@@ -146,12 +146,12 @@ class Channel(Generic[Message]):
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stall)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stall)
 
-    def _has_decrypted(self, sock: ssl.SSLSocket) -> bool:
+    def _has_decrypted(self, sock: ssl.SSLSocket, wait_s: float) -> bool:
         """What makes it readable may be no data of the peer's but a record of TLS itself."""
-        sock.settimeout(0.0)
+        sock.settimeout(wait_s)
         try:
             self._start, self._end = 0, sock.recv_into(self._view)
-        except ssl.SSLWantReadError:
+        except (ssl.SSLWantReadError, TimeoutError):
             return False
         finally:
             sock.settimeout(self._stall_s)

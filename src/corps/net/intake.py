@@ -168,6 +168,12 @@ class Upload:
         writer = self._store.resume(digest)
         return None if writer is None else self._watch(digest, writer)
 
+    def partial_bytes(self, digest: Digest) -> int:
+        return self._store.partial_bytes(digest)
+
+    def sync(self) -> None:
+        self._store.sync()
+
     def _watch(self, digest: Digest, writer: Writer) -> Writer:
         self._writers[digest] = _Writer(self, digest, writer)
         return self._writers[digest]
@@ -189,6 +195,9 @@ class _Writer:
     def write(self, data: bytes | memoryview) -> None:
         self._writer.write(data)
         self._upload.heard()
+
+    def seal(self) -> None:
+        self._writer.seal()
 
     def commit(self) -> None:
         self._writer.commit()

@@ -23,7 +23,12 @@ from corps.errors import Invalid, NotFound, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest, check_digest
 from corps.model.pieces import check_pieces
-from corps.store.disk import disk_failure, make_directory, sync_directory
+from corps.store.disk import (
+    disk_failure,
+    make_directory,
+    sync_directory,
+    sync_file_system,
+)
 from corps.store.pieces import PIECES_SUFFIX, PieceLists, PieceReader, PieceWriter
 from corps.store.writer import BLOB_MODE, BlobWriter
 
@@ -225,7 +230,12 @@ class BlobStore:
                 free_bytes=free_bytes,
             )
 
-    def place(self, temp: str, digest: Digest) -> None:
+    def sync(self) -> None:
+        """All that was written and renamed here is on the disk; nothing to do if not `durable`."""
+        if self.durable:
+            sync_file_system(self._blobs)
+
+    def place(self, temp: str, digest: Digest, *, durable: bool = True) -> None:
         """Give the verified file its name. Same bytes there already: keep those, trees use them."""
         if self.has(digest):
             os.unlink(temp)
@@ -238,9 +248,9 @@ class BlobStore:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
             os.rename(temp, target)
-            if self.durable:
+            if self.durable and durable:
                 sync_directory(self._blobs_name)
-        if self.durable:
+        if self.durable and durable:
             sync_directory(directory)
 
     def _name(self, digest: Digest) -> str:

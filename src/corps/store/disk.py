@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
 
 from corps.errors import Unavailable
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def disk_failure(error: OSError, what: str, where: Path) -> Unavailable:
@@ -35,3 +38,17 @@ def sync_directory(path: str | Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file_system(path: Path) -> None:
+    """syncfs(2): one wait for all that was written, whoever wrote it. Raise Unavailable."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise disk_failure(error, "cannot make durable what was written", path) from error

@@ -82,15 +82,30 @@ class BlobWriter:
             raise self._fail(error) from error
         self.received_bytes += len(data)
 
-    def commit(self) -> None:
-        """Verify, make durable and place it. Whatever fails, nothing is left behind."""
+    def seal(self) -> None:
+        """Verify it, so that only `BlobStore.sync`, for many at once, and `commit` are left."""
         try:
             self._verify()
-            if self._store.durable:
-                os.fsync(self._fd)
             os.fchmod(self._fd, BLOB_MODE)
+        except OSError as error:
+            raise self._fail(error) from error
+        except CorpsError:
+            self.discard()
+            raise
+        os.close(self._fd)
+        self._fd = -1
+
+    def commit(self) -> None:
+        """Verify, make durable and place it. Whatever fails, nothing is left behind."""
+        is_sealed = self._fd < 0
+        try:
+            if not is_sealed:
+                self._verify()
+                if self._store.durable:
+                    os.fsync(self._fd)
+                os.fchmod(self._fd, BLOB_MODE)
             assert self._temp is not None, "committed twice"
-            self._store.place(self._temp, self.digest)
+            self._store.place(self._temp, self.digest, durable=not is_sealed)
         except OSError as error:
             raise self._fail(error) from error
         except CorpsError:
@@ -106,7 +121,8 @@ class BlobWriter:
 
     def close(self) -> None:
         temp, self._temp = self._temp, None
-        if temp is not None and not (self._is_resumable and self.received_bytes):
+        is_whole = self._fd < 0  # and has no name: its writer, sealed, was given up
+        if temp is not None and (is_whole or not (self._is_resumable and self.received_bytes)):
             with contextlib.suppress(OSError):
                 os.unlink(temp)
         if self._fd >= 0:

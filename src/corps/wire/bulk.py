@@ -78,6 +78,13 @@ class Room(Message, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class Partial(Message, frozen=True, kw_only=True):
+    """How much of a blob is there that broke off while it was put? Answer: Partial with that."""
+
+    digest: Digest
+    offset: int = 0
+
+
 class Sending(Message, frozen=True, kw_only=True):
     """Bytes of a blob follow: `length` from `offset` on, None for the rest. As a request: put it;
     answer: Stored or Trouble.
@@ -110,5 +117,5 @@ class Trouble(Message, frozen=True, kw_only=True):
     message: str
 
 
-BulkRequest: TypeAlias = Want | Pieces | Missing | Claim | Room | Sending
-BulkAnswer: TypeAlias = Sending | PieceList | Missing | Claimed | Room | Stored | Trouble
+BulkRequest: TypeAlias = Want | Pieces | Missing | Claim | Room | Partial | Sending
+BulkAnswer: TypeAlias = Sending | PieceList | Missing | Claimed | Room | Partial | Stored | Trouble

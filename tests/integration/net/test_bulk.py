@@ -25,10 +25,10 @@ from corps.errors import (
     Unavailable,
 )
 from corps.net.bulk import THREADS_MAX, BulkClient, serve_bulk
-from corps.net.bulk_client import MISSING_MAX, SMALL_BYTES, Dial
+from corps.net.bulk_client import MISSING_MAX, PUT_WINDOW_MAX, SMALL_BYTES, Dial
 from corps.net.channel import SENDFILE_BYTES, Channel
 from corps.store.blobs import PART_MIN_BYTES, BlobStore
-from corps.wire.bulk import BulkAnswer, Missing, Sending, Trouble, Want
+from corps.wire.bulk import BulkAnswer, Encoding, Missing, Partial, Sending, Trouble, Want
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, HEADER, encode_frame
 from tests.support.artifacts import digest_of
 from tests.support.bulk import Wire, serving, temporary
@@ -105,6 +105,35 @@ def test_many_small_files_go_in_a_stream(
         client.put_all(sources)
         client.fetch_all(sources, here)
     assert here.digests() == there.digests() == tuple(sorted(sources))
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_small_files_become_durable_together_and_are_answered_in_order(
+    tmp_path: Path, durable: bool
+) -> None:
+    """With one that is there, one that is damaged and a large one among them."""
+    store = BlobStore(tmp_path / "store", durable=durable)
+    there = store.put_bytes(b"there")
+    said = []
+    expected: list[str | None] = []
+    for number in range(PUT_WINDOW_MAX):
+        data = b"%d" % number
+        said.append(encode_frame(Sending(digest=digest_of(data), size_bytes=len(data))) + data)
+        expected.append(None)
+    for digest, data, code in (
+        (there, b"there", None),
+        (DIGEST, b"damaged", Invalid.code),
+        (digest_of(LARGE), LARGE, None),
+    ):
+        said.insert(100, encode_frame(Sending(digest=digest, size_bytes=len(data))) + data)
+        expected.insert(100, code)
+    with serving(tmp_path, store) as dial, dial() as sock:
+        sock.sendall(BULK_PREFACE + b"".join(said))
+        channel: Channel[BulkAnswer] = Channel(sock, BulkAnswer)
+        answers = [channel.receive() for _ in said]
+    assert [getattr(answer, "code", None) for answer in answers] == expected
+    assert len(store.digests()) == PUT_WINDOW_MAX + 2
+    assert temporary(store) == []
 
 
 def test_a_sparse_file_arrives_with_its_holes_as_zeros(
@@ -263,7 +292,8 @@ def test_a_source_that_gets_shorter_while_it_travels_is_a_conflict(
         with pytest.raises(Conflict, match="changed while it was copied"):
             client.put(digest_of(data), path, lambda _: os.truncate(path, 1))
         assert client.missing([digest_of(data)]) == (digest_of(data),)
-    until(lambda: temporary(there) == [])
+    until(lambda: temporary(there) in ([], [f"{digest_of(data)}.part"]))
+    assert there.digests() == ()
 
 
 def test_a_source_that_vanished_is_not_found(tmp_path: Path, dial: Dial) -> None:
@@ -305,21 +335,57 @@ def test_a_fetch_that_breaks_anywhere_goes_on_there(
 
 
 @pytest.mark.parametrize("part", [0, 5, 8, 12, 100, 10_000, 500_000, len(LARGE)])
-def test_a_put_that_breaks_anywhere_leaves_nothing_and_may_be_repeated(
+def test_a_put_that_breaks_anywhere_goes_on_there(
     tmp_path: Path, dial: Dial, there: BlobStore, part: int
 ) -> None:
     path, digest = a_file(tmp_path, LARGE), digest_of(LARGE)
+    begun = len(BULK_PREFACE) + len(encode_frame(Partial(digest=digest)))
+    begun += len(encode_frame(Sending(digest=digest, size_bytes=len(LARGE))))
     wire = Wire(dial)
     wire.up_bytes = part
+    sent: list[int] = []
     with BulkClient(wire.dial) as client:
         with pytest.raises(Unavailable):
             client.put(digest, path)
-        until(lambda: temporary(there) == [])
+        wire.join()  # all that was carried is read
+        arrived = max(0, part - begun)
+        until(lambda: there.partial_bytes(digest) == arrived)
         assert there.digests() == ()
         wire.up_bytes = None
-        client.put(digest, path)
+        client.put(digest, path, sent.append)
     wire.join()
+    assert sum(sent) == len(LARGE) - arrived
     assert there.read_bytes(digest, len(LARGE)) == LARGE
+    assert temporary(there) == []
+
+
+def test_what_broke_off_is_not_trusted(tmp_path: Path, dial: Dial, there: BlobStore) -> None:
+    path, digest = a_file(tmp_path, LARGE), digest_of(LARGE)
+    with there.writer(digest, len(LARGE), resumable=True) as writer:
+        writer.write(b"something else")
+    with BulkClient(dial) as client:
+        with pytest.raises(Invalid, match="arrived with other bytes"):
+            client.put(digest, path)
+        assert temporary(there) == []
+        client.put(digest, path)
+    assert there.read_bytes(digest, len(LARGE)) == LARGE
+
+
+@pytest.mark.parametrize("offset", [1, 13, 15, len(LARGE)])
+def test_a_put_goes_on_nowhere_but_where_it_broke_off(
+    dial: Dial, there: BlobStore, offset: int
+) -> None:
+    digest = digest_of(LARGE)
+    with there.writer(digest, len(LARGE), resumable=True) as writer:
+        writer.write(LARGE[:14])
+    sending = Sending(digest=digest, size_bytes=len(LARGE), offset=offset)
+    with dial() as sock:
+        sock.sendall(BULK_PREFACE + encode_frame(sending) + LARGE[offset:])
+        channel: Channel[BulkAnswer] = Channel(sock, BulkAnswer)
+        answer = channel.receive()
+    assert isinstance(answer, Trouble)
+    assert answer.code == Conflict.code
+    assert there.partial_bytes(digest) == 14
 
 
 def test_nobody_there_is_unavailable(tmp_path: Path, here: BlobStore) -> None:
@@ -389,7 +455,11 @@ HOSTILE = {
     "length beyond the end": encode_frame(Want(digest=DIGEST, offset=0, length=2)),
     "negative size": encode_frame(Sending(digest=DIGEST, size_bytes=-1)),
     "8 EiB": encode_frame(Sending(digest=DIGEST, size_bytes=2**63)),
-    "put in the middle": encode_frame(Sending(digest=DIGEST, size_bytes=5, offset=2)),
+    "put behind the end": encode_frame(Sending(digest=DIGEST, size_bytes=5, offset=6)),
+    "put a part": encode_frame(Sending(digest=DIGEST, size_bytes=5, length=2)),
+    "put it encoded": encode_frame(
+        Sending(digest=DIGEST, size_bytes=5, encoding=Encoding.ZSTD, wire_bytes=9)
+    ),
     "nesting": HEADER.pack(100_000) + b"\x91" * 100_000,
 }
 

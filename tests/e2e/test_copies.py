@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,11 @@ import pytest
 
 from corps.errors import Malformed
 from corps.model.command import Copy, Uploaded
+from corps.net.channel import Channel
+from corps.net.unix_http import connect_unix
+from corps.wire.bulk import BulkAnswer, Sending, Stored, Trouble
+from corps.wire.codec import BULK_PREFACE, encode_frame
+from tests.support.artifacts import digest_of
 from tests.support.cluster import Cluster
 from tests.support.dam import Dam, before_operators, before_workers
 from tests.support.waiting import until
@@ -278,6 +285,85 @@ def test_a_second_copy_takes_over_from_one_that_says_nothing(
         assert holders(shared, "stalled") == ["w1", "w2"]
         dam.open()
         assert over(stalled)[0] == 0
+
+
+def test_two_uploads_at_once_both_succeed_and_leave_one_blob(
+    shared: Cluster, tmp_path: Path
+) -> None:
+    program = a_program(tmp_path, "pushed")
+    before = blobs(shared)
+    copies = [shared.begin("copy", str(program), "--name", f"pushed{n}") for n in range(3)]
+    assert [over(copy)[0] for copy in copies] == [0, 0, 0]
+    assert len(blobs(shared) - before) == 2  # the program and its manifest
+    assert _arriving(shared) == []
+
+
+def test_what_an_upload_counts_on_outlives_a_delete(shared: Cluster, tmp_path: Path) -> None:
+    common, late = os.urandom(MIB), os.urandom(4 * MIB)
+    first = a_tree(tmp_path / "donor", common=common)
+    shared.copy(first, "--entry", "run")
+    second = a_tree(tmp_path / "heir", common=common, late=late)
+    with before_operators(shared, tmp_path / "dam") as (dam, server):
+        dam.hold(HELD_BYTES)
+        copy = shared.begin("--server", server, "copy", str(second), "--entry", "run", "-o", "json")
+        dam.wait_full()
+        shared.corps("delete", "donor")
+        dam.open()
+        status, out, error = over(copy)
+    assert (status, error) == (0, "")
+    assert [row["result"] for row in json.loads(out)] == ["installed"] * 2
+    upload = _json(shared, "audit", "heir")[0]
+    assert upload["kind"] == "upload" and upload["bytes_sent"] < len(late) + MIB
+
+
+def test_a_file_that_goes_from_the_master_meanwhile_is_sent_after_all(
+    shared: Cluster, tmp_path: Path
+) -> None:
+    common, late = os.urandom(MIB), os.urandom(4 * MIB)
+    shared.copy(a_tree(tmp_path / "bereft", common=common), "--entry", "run")
+    second = a_tree(tmp_path / "again", common=common, late=late)
+    with before_operators(shared, tmp_path / "dam") as (dam, server):
+        dam.hold(HELD_BYTES)
+        copy = shared.begin("--server", server, "copy", str(second), "--entry", "run")
+        dam.wait_full()
+        (lost,) = (shared.settings.master_dir / "blobs").glob(f"*/{digest_of(common)}")
+        lost.unlink()
+        dam.open()
+        status, _, error = over(copy)
+    assert (status, error) == (0, "")
+    assert lost.read_bytes() == common
+
+
+def test_chunks_in_another_order_than_received_store_nothing(shared: Cluster) -> None:
+    data = os.urandom(100_000)
+    digest, before = digest_of(data), blobs(shared)
+    whole = encode_frame(Sending(digest=digest, size_bytes=len(data))) + data
+    for said in (
+        encode_frame(Sending(digest=digest, size_bytes=len(data), offset=50_000)) + data[50_000:],
+        encode_frame(Sending(digest=digest, size_bytes=len(data), offset=200_000)) + data,
+        encode_frame(Sending(digest=digest, size_bytes=50_000)) + data,  # beyond the end
+        encode_frame(Sending(digest=digest, size_bytes=len(data))) + data[50_000:] + data[:50_000],
+    ):
+        (answer, *_) = _said_to(shared, said)
+        assert isinstance(answer, Trouble)
+        assert {name for name in blobs(shared) - before if not name.endswith(".part")} == set()
+    assert _said_to(shared, whole + whole)[:2] == [Stored(digest=digest)] * 2
+    assert digest in blobs(shared)
+
+
+def _said_to(cluster: Cluster, said: bytes) -> list[BulkAnswer]:
+    """What the master answers, to the end."""
+    channel: Channel[BulkAnswer] = Channel(
+        sock := connect_unix(cluster.settings.master_dir / "bulk.sock"), BulkAnswer
+    )
+    answers: list[BulkAnswer] = []
+    with contextlib.suppress(OSError):  # cut while we still talk
+        sock.sendall(BULK_PREFACE + said)
+        sock.shutdown(socket.SHUT_WR)
+    while (answer := channel.receive()) is not None:
+        answers.append(answer)
+    channel.close()
+    return answers
 
 
 # ---- told afterwards

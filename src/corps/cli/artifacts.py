@@ -60,13 +60,15 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         check_tag(options["tag"])
     operator.client.status()  # nothing is read and hashed for a master that is not there
     with packing(options, target) as (name, packed):
+        transfer = Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s)
         if options["dry_run"]:
-            request = PlanRequest(name=name, manifest=packed.manifest, to=options["to"])
-            show_plan(operator.client, request, options["output"], is_forced=options["force"])
+            request = PlanRequest(
+                name=name, manifest=packed.manifest, to=options["to"], transfer=transfer
+            )
+            show_plan(operator.client, request, options["output"])
             return
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
-        transfer = Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s)
         command = Copy(
             name=name,
             digest=packed.digest,

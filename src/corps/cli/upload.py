@@ -90,7 +90,7 @@ def _uploaded(client: Client, packed: Packed, shown: Display | None) -> Iterator
     begin = clock()
     path = client.socket_path.with_name(BULK_SOCKET)
     with BulkClient(lambda: connect_unix(path)) as bulk:
-        upload = _Upload(bulk, packed)
+        upload = Sender(bulk, packed)
         uploaded = None
         if upload.todo:
             with watching(shown, upload.look):
@@ -104,7 +104,7 @@ def _uploaded(client: Client, packed: Packed, shown: Display | None) -> Iterator
         yield uploaded
 
 
-class _Upload:
+class Sender:
     """Sends what nobody else sends, portion by portion; then waits for what others send.
 
     Two that send the same at the same time so share the work.

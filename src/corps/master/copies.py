@@ -44,7 +44,8 @@ async def plan(state: State, data: PlanRequest) -> list[PlanView]:
     digest = await asyncio.to_thread(_check, data.manifest)
     question = check_of(data.name, digest, data.manifest)
     await fitness.check(master.driver, question, data.to)  # the core remembers what they say
-    destinations = master.driver.core.destinations(Copy(name=data.name, digest=digest, to=data.to))
+    command = Copy(name=data.name, digest=digest, to=data.to, transfer=data.transfer)
+    destinations = master.driver.core.destinations(command)
     return await asyncio.to_thread(_rows, master.blobs, data, digest, destinations)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from corps.model.artifact import Manifest
+from corps.model.artifact import Manifest, Transfer
 from corps.model.name import CommandId, Digest
 from corps.model.view import View
 
@@ -17,6 +17,7 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     manifest: Manifest
     to: str = "all"
+    transfer: Transfer = Transfer()
 
 
 class PlanView(View, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from corps.model.artifact import (
 )
 from corps.model.name import NAME_RULE, check_name
 from corps.model.needs import Needs
+from corps.model.spelling import spell
 from corps.pack.elf import ELF_MAGIC, machine_of
 from corps.pack.form import PLAIN, Form
 from corps.pack.libraries import POLICY, Choice, add_given, add_libraries, nearby_libraries
@@ -112,20 +113,18 @@ def _add_tree(parcel: Parcel, root: Path, tree: Tree, entry: str | None) -> tupl
         )
     inside = check_path(posixpath.normpath(entry))
     for path in tree.files:
-        file = parcel.read(root / path)
-        parcel.add(path, file, _kind(path, inside, file), file.is_executable)
+        file, name = parcel.read(root / path), parcel.name(path)
+        parcel.add(name, file, _kind(path, inside, file), file.is_executable)
     for path, target in tree.links:
-        check_path(path)
+        name = parcel.name(path)
+        to = parcel.name(target) if spell(target) != target else target
         try:
-            parcel.links.append(check_link(LinkEntry(path=path, target=target)))
+            parcel.links.append(check_link(LinkEntry(path=name, target=to)))
         except Invalid as error:
             raise Invalid(
                 f"{error.message}; replace it by what it points to", field="path"
             ) from None
-    if tree.empty:
-        names = ", ".join(f"'{path}'" for path in tree.empty[:3])
-        more = f" and {len(tree.empty) - 3} more" if len(tree.empty) > 3 else ""
-        parcel.warn(f"empty directories are not copied: {names}{more}")
+    parcel.directories = tuple(map(parcel.name, tree.empty))
     if inside not in tree.files and inside not in dict(tree.links):
         raise Invalid(f"no file {entry!r} in '{root}': name another with --entry", field="entry")
     program = _real(root / inside)

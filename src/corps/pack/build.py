@@ -93,11 +93,11 @@ def pack(
 
 
 def _add_program(parcel: Parcel, source: Path, entry: str | None) -> Source:
+    program = parcel.read(_real(source))
     if entry is not None:
         raise Invalid(
             f"'{source}' is a file, so it is the program: leave out --entry", field="entry"
         )
-    program = parcel.read(_real(source))
     if not parcel.form.runner:
         _check_executable(source, program)
     parcel.add(source.name, program, FileKind.EXECUTABLE, program.is_executable)
@@ -155,7 +155,10 @@ def _kind(path: str, entry: str, file: Source) -> FileKind:
 
 def _check_executable(path: Path, source: Source) -> None:
     if not source.is_executable:
-        raise Invalid(f"'{path}' is not executable: chmod +x it, then copy again", field="path")
+        raise Invalid(
+            f"'{path}' is not executable: chmod +x it, or say what starts it with --runner",
+            field="path",
+        )
 
 
 def _warn_of_start(parcel: Parcel, program: Source, inside: str) -> None:

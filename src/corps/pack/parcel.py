@@ -89,7 +89,7 @@ class Parcel:
         spelled = spell(path)
         if spelled != path and not self.form.allows_odd_names:
             raise Invalid(
-                f"odd name {spelled[:80]!r}: it has control characters, a backslash, or is not "
+                f"odd name '{spelled[:80]}': it has control characters, a backslash, or is not "
                 "UTF-8: rename it, or keep it with --allow-odd-names",
                 field="path",
             )

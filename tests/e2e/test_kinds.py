@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -141,3 +143,27 @@ def test_a_python_application_serves_from_a_worker(
     evidence = story.certificates[-1].evidence
     assert evidence is not None
     assert evidence.argv[0].endswith("/python3") and evidence.argv[3].endswith("/start.py")
+
+
+def test_a_directory_with_odd_names_and_empty_ones_arrives_as_it_is(
+    shared: Cluster, tmp_path: Path
+) -> None:
+    root = tmp_path / "odd"
+    (root / "var" / "spool").mkdir(parents=True)
+    script = root / "run"
+    script.write_text('#!/bin/sh\ncd "${0%/*}" && ls -b && ls -d var/spool\n')
+    script.chmod(0o755)
+    for name in (b"new\nline", b"no-utf8-\xff", b"esc\x1b[2J"):
+        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(b"")
+    done = shared.corps("copy", str(root), "--entry", "run", check=False)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert "--allow-odd-names" in done.stderr and "\x1b" not in done.stderr
+    shared.copy(root, "--entry", "run", "--allow-odd-names")
+    shown = shared.corps("artifacts", "-o", "json").stdout
+    assert json.loads(shown)  # of text, whatever the names are
+    assert r"new\\x0aline" in shown and r"no-utf8-\\xff" in shown
+    instance = shared.launch_one("odd", on="w1")
+    shared.wait_dead(instance.id)
+    assert shared.log_of(instance.id).splitlines() == [
+        r"esc\033[2J", r"new\nline", r"no-utf8-\377", "run", "var", "var/spool"
+    ]  # fmt: skip

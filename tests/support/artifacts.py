@@ -27,6 +27,7 @@ def a_manifest(
     executable: tuple[str, ...] = ("prog",),
     links: Mapping[str, str] | None = None,
     library_dirs: tuple[str, ...] = (),
+    directories: tuple[str, ...] = (),
 ) -> Manifest:
     """Of these files; `prog` is the entry."""
     return Manifest(
@@ -43,6 +44,7 @@ def a_manifest(
         ),
         links=tuple(LinkEntry(path=path, target=to) for path, to in (links or {}).items()),
         library_dirs=library_dirs,
+        directories=directories,
     )
 
 

@@ -11,17 +11,12 @@ import click
 from corps.errors import Malformed
 
 R = TypeVar("R")
-KINDS = (
-    "file",
-    "tree",
-    "jar",
-    "archive",
-    "python",
-)  # of corps.pack.kinds, which only a copy imports
+# of corps.pack.kinds, which only a copy imports
+KINDS = ("file", "tree", "jar", "archive", "python")
 
 
 def kind_options(function: Callable[..., R]) -> Callable[..., Any]:
-    """`--kind`, `--runner` and `--python`."""
+    """`--kind`, `--runner`, `--python` and `--allow-odd-names`."""
     runner = click.option(
         "--runner",
         default="",
@@ -32,7 +27,12 @@ def kind_options(function: Callable[..., R]) -> Callable[..., Any]:
     python = click.option(
         "--python", metavar="PROG", help="Whose pip builds a Python application, as workers have."
     )
-    return kind(runner(python(function)))
+    odd = click.option(
+        "--allow-odd-names",
+        is_flag=True,
+        help="Keep names with control characters, backslashes or bytes that are no UTF-8.",
+    )
+    return kind(runner(python(odd(function))))
 
 
 def words_of(runner: str) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class PackOptions(TypedDict):
     kind: str | None
     runner: str
     python: str | None
+    allow_odd_names: bool
 
 
 def pack_options(function: Callable[..., R]) -> Callable[..., Any]:
@@ -82,6 +83,7 @@ def packing(options: PackOptions, target: str) -> Iterator[tuple[str, Packed]]:
         entry=options["entry"],
         runner=words_of(options["runner"]),
         python=options["python"],
+        allows_odd_names=options["allow_odd_names"],
     )
     name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
     libraries, choice = picked(

@@ -16,6 +16,7 @@ from corps.errors import Invalid
 from corps.model.name import Digest, check_digest, check_name
 from corps.model.needs import Needs
 from corps.model.signature import Signature
+from corps.model.spelling import is_spelled, on_disk
 
 FILES_MAX = 100_000
 PATH_MAX_BYTES = 1_024
@@ -60,12 +61,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     With a `runner` that program is executed instead, and gets the path of `entry` behind its own
     arguments: `("java", "-jar")`; a name without a slash is looked for in the PATH of the launch.
-    `needs`: what the machine must have by itself.
+    `needs`: what the machine must have by itself. `directories` are those that hold nothing.
     """
 
     entry: str
     files: tuple[FileEntry, ...]
     links: tuple[LinkEntry, ...] = ()
+    directories: tuple[str, ...] = ()
     library_dirs: tuple[str, ...] = ()
     runner: tuple[str, ...] = ()
     needs: Needs = Needs()
@@ -113,6 +115,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             manifest,
             files=tuple(sorted(manifest.files, key=lambda entry: entry.path)),
             links=tuple(sorted(manifest.links, key=lambda entry: entry.path)),
+            directories=tuple(sorted(manifest.directories)),
         )
     )
 
@@ -129,10 +132,10 @@ def decode_manifest(data: bytes) -> Manifest:
 
 def check_manifest(manifest: Manifest) -> None:
     """Raise Invalid unless every path stays inside the tree and means one thing."""
-    if len(manifest.files) + len(manifest.links) > FILES_MAX:
-        raise Invalid(f"more than {FILES_MAX} files in one artifact", field="files")
     paths = [file.path for file in manifest.files] + [link.path for link in manifest.links]
-    _check_tree(paths)
+    if len(paths) + len(manifest.directories) > FILES_MAX:
+        raise Invalid(f"more than {FILES_MAX} files in one artifact", field="files")
+    _check_tree([*paths, *manifest.directories])
     for entry in manifest.files:
         _check_file(entry)
     for link in manifest.links:
@@ -140,25 +143,32 @@ def check_manifest(manifest: Manifest) -> None:
         check_link(link)
     if manifest.entry not in paths:
         raise Invalid(f"entry {manifest.entry!r} is not among the files", field="entry")
+    _check_plain(manifest.entry)
     for directory in manifest.library_dirs:
-        check_path(directory)
+        _check_plain(check_path(directory))
         if ":" in directory:
             raise Invalid(f"library directory {directory!r} has a colon", field="library_dirs")
     check_runner(manifest.runner)
 
 
 def check_path(path: str) -> str:
-    """Return `path` if it is relative, clean and stays inside the tree; raise Invalid otherwise."""
+    """Return `path` if it is relative, clean and stays inside the tree; raise Invalid otherwise.
+
+    A backslash is clean only as part of a spelling (model/spelling.py).
+    """
     try:
         size_bytes = len(path.encode())
     except UnicodeEncodeError:
         raise Invalid(f"path {path!r} is not UTF-8", field="path") from None
     parts = path.split("/")
+    if "\\" in path:
+        parts = on_disk(path).split("/")
+        size_bytes = len("/".join(parts).encode("utf-8", "surrogateescape"))
     if (
         size_bytes > PATH_MAX_BYTES
         or not _NOT_NAMES.isdisjoint(parts)
         or (size_bytes > NAME_MAX_BYTES and _has_long_name(parts))
-        or _ODD.search(path)
+        or (_ODD.search(path) and not is_spelled(path))
     ):
         raise Invalid(
             f"bad path {path[:80]!r}: relative, without '..', control characters or backslash",
@@ -235,7 +245,13 @@ def check_tag(text: str) -> str:
 
 
 def _has_long_name(parts: list[str]) -> bool:
-    return any(len(part.encode()) > NAME_MAX_BYTES for part in parts)
+    return any(len(part.encode("utf-8", "surrogateescape")) > NAME_MAX_BYTES for part in parts)
+
+
+def _check_plain(path: str) -> None:
+    """What is executed, or put into an environment."""
+    if "\\" in path:
+        raise Invalid(f"{path[:80]!r} has an odd name: rename it, then copy again", field="path")
 
 
 def _check_tree(paths: list[str]) -> None:

@@ -74,9 +74,9 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def unpack(path: Path, root: Path) -> dict[str, int]:
+def unpack(path: Path, root: Path, *, allows_odd_names: bool = False) -> dict[str, int]:
     """Everything of it below `root`, a new directory; the modes that its files had."""
-    nest = Nest(root, path)
+    nest = Nest(root, path, allows_odd_names=allows_odd_names)
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) in ZIP_MAGICS

@@ -23,6 +23,7 @@ from corps.model.artifact import (
 )
 from corps.model.name import NAME_RULE, check_name
 from corps.model.needs import Needs
+from corps.model.spelling import spell
 from corps.pack.elf import ELF_MAGIC, machine_of, read_elf
 from corps.pack.form import PLAIN, Form
 from corps.pack.libraries import POLICY, Choice, add_given, add_libraries, nearby_libraries
@@ -96,11 +97,11 @@ def pack(
 
 
 def _add_program(parcel: Parcel, source: Path, entry: str | None) -> Source:
+    program = parcel.read(_real(source))
     if entry is not None:
         raise Invalid(
             f"'{source}' is a file, so it is the program: leave out --entry", field="entry"
         )
-    program = parcel.read(_real(source))
     if not parcel.form.runner:
         _check_executable(source, program)
     parcel.add(source.name, program, FileKind.EXECUTABLE, program.is_executable)
@@ -116,20 +117,18 @@ def _add_tree(parcel: Parcel, root: Path, tree: Tree, entry: str | None) -> tupl
         )
     inside = check_path(posixpath.normpath(entry))
     for path in tree.files:
-        file = parcel.read(root / path)
-        parcel.add(path, file, _kind(path, inside, file), file.is_executable)
+        file, name = parcel.read(root / path), parcel.name(path)
+        parcel.add(name, file, _kind(path, inside, file), file.is_executable)
     for path, target in tree.links:
-        check_path(path)
+        name = parcel.name(path)
+        to = parcel.name(target) if spell(target) != target else target
         try:
-            parcel.links.append(check_link(LinkEntry(path=path, target=target)))
+            parcel.links.append(check_link(LinkEntry(path=name, target=to)))
         except Invalid as error:
             raise Invalid(
                 f"{error.message}; replace it by what it points to", field="path"
             ) from None
-    if tree.empty:
-        names = ", ".join(f"'{path}'" for path in tree.empty[:3])
-        more = f" and {len(tree.empty) - 3} more" if len(tree.empty) > 3 else ""
-        parcel.warn(f"empty directories are not copied: {names}{more}")
+    parcel.directories = tuple(map(parcel.name, tree.empty))
     if inside not in tree.files and inside not in dict(tree.links):
         raise Invalid(f"no file {entry!r} in '{root}': name another with --entry", field="entry")
     program = _real(root / inside)
@@ -176,7 +175,10 @@ def _kind(path: str, entry: str, file: Source) -> FileKind:
 
 def _check_executable(path: Path, source: Source) -> None:
     if not source.is_executable:
-        raise Invalid(f"'{path}' is not executable: chmod +x it, then copy again", field="path")
+        raise Invalid(
+            f"'{path}' is not executable: chmod +x it, or say what starts it with --runner",
+            field="path",
+        )
 
 
 def _warn_of_start(parcel: Parcel, program: Source, inside: str) -> None:

@@ -10,7 +10,8 @@ import msgspec
 class Form(msgspec.Struct, frozen=True, kw_only=True):
     """`runner` and `python` as in the manifest, `programs` beside the runner; `beside` are files
     that go along, by their path inside; `objects` are ELF files of the tree that are loaded while
-    it runs; `modes` its files had before they came here; `warnings` were found before."""
+    it runs; `modes` its files had before they came here; `warnings` were found before; names
+    may be odd (model/spelling.py) if `allows_odd_names`."""
 
     runner: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
@@ -19,6 +20,7 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     objects: tuple[Path, ...] = ()
     modes: dict[str, int] = {}
     warnings: tuple[str, ...] = ()
+    allows_odd_names: bool = False
 
     @property
     def all_programs(self) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     entry: str | None = None
     runner: tuple[str, ...] = ()
     python: str | None = None
+    allows_odd_names: bool = False
 
 
 class Prepared(NamedTuple):
@@ -102,24 +103,24 @@ def prepared(path: Path, wish: Wish) -> Iterator[Prepared]:
     kind = kind_of(path, wish)
     match kind:
         case Kind.FILE:
-            yield Prepared(path, wish.entry, _plain(wish))
+            yield Prepared(path, wish.entry, _wished(PLAIN, wish))
         case Kind.TREE:
             yield _prepared_tree(path, wish)
         case Kind.JAR:
             form = jar_form(path, in_tree=False)
-            yield Prepared(path, wish.entry, _with_runner(form, wish))
+            yield Prepared(path, wish.entry, _wished(form, wish))
         case Kind.ARCHIVE:
             with _new_directory(path) as work:
                 root = work / path.name
                 root.mkdir(mode=0o700)
-                modes = unpack(path, root)
+                modes = unpack(path, root, allows_odd_names=wish.allows_odd_names)
                 tree = _prepared_tree(root, wish)
                 form = msgspec.structs.replace(tree.form, modes=modes)
                 yield tree._replace(form=form)
         case Kind.PYTHON:
             with _new_directory(path) as work:
                 built = build(path, wish.entry, wish.python, work)
-                yield Prepared(built.root, built.entry, _with_runner(built.form, wish))
+                yield Prepared(built.root, built.entry, _wished(built.form, wish))
         case _:
             assert_never(kind)
 
@@ -140,21 +141,18 @@ def _new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(top)
 
 
-def _plain(wish: Wish) -> Form:
-    return Form(runner=wish.runner) if wish.runner else PLAIN
-
-
-def _with_runner(form: Form, wish: Wish) -> Form:
-    return msgspec.structs.replace(form, runner=wish.runner) if wish.runner else form
+def _wished(form: Form, wish: Wish) -> Form:
+    runner = wish.runner or form.runner
+    return msgspec.structs.replace(form, runner=runner, allows_odd_names=wish.allows_odd_names)
 
 
 def _prepared_tree(root: Path, wish: Wish) -> Prepared:
     """A directory whose --entry is a jar is started as that jar."""
-    form = _plain(wish)
+    form = _wished(PLAIN, wish)
     if wish.entry is not None and not wish.runner:
         entry = root / posixpath.normpath(wish.entry)
         if is_jar(entry):
-            return Prepared(root, wish.entry, jar_form(entry, in_tree=True))
+            return Prepared(root, wish.entry, _wished(jar_form(entry, in_tree=True), wish))
     if not wish.runner and wish.kind is None and is_project(root):
         warning = f"'{root.name}' is copied as it is; --kind python installs what it requires"
         form = msgspec.structs.replace(form, warnings=(warning,))

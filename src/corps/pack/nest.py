@@ -13,6 +13,7 @@ from pathlib import Path
 
 from corps.errors import Invalid, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES, FILES_MAX, LinkEntry, check_link, check_path
+from corps.model.spelling import spell
 
 UNPACKED_MAX_BYTES = 64 << 30
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,10 +21,12 @@ _ZEROS = bytes(1 << 20)
 
 
 class Nest:
-    """`root` is new and nobody else's; `archive` is for what is said of it."""
+    """`root` is new and nobody else's; `archive` is for what is said of it. Odd names are those of
+    model/spelling.py."""
 
-    def __init__(self, root: Path, archive: Path) -> None:
+    def __init__(self, root: Path, archive: Path, *, allows_odd_names: bool = False) -> None:
         self._root, self._archive = root, archive
+        self._allows_odd_names = allows_odd_names
         self._files: set[str] = set()
         self._links: dict[str, str] = {}
         self._directories: set[str] = set()
@@ -56,7 +59,7 @@ class Nest:
     def add_link(self, name: str, target: str) -> None:
         path = self._claim(name)
         try:
-            check_link(LinkEntry(path=path, target=target))
+            check_link(LinkEntry(path=self._spelled(path), target=self._spelled(target)))
         except Invalid as error:
             raise self._refusal(error.message) from None
         self._links[path] = target
@@ -98,9 +101,13 @@ class Nest:
         if path in ("", "."):
             return ""
         try:
-            return check_path(path)
+            check_path(self._spelled(path))
         except Invalid as error:
             raise self._refusal(error.message) from None
+        return path
+
+    def _spelled(self, path: str) -> str:
+        return spell(path) if self._allows_odd_names else path
 
     def _claim(self, name: str) -> str:
         path = self._check(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from corps.errors import Invalid
 from corps.model.artifact import (
     FileEntry,
     FileKind,
@@ -18,6 +19,7 @@ from corps.model.artifact import (
 )
 from corps.model.name import Digest
 from corps.model.needs import Needs
+from corps.model.spelling import spell
 from corps.pack.form import PLAIN, Form
 from corps.pack.modes import Modes
 from corps.pack.source import Source, read_source
@@ -63,6 +65,7 @@ class Parcel:
         self.form = form
         self.files: dict[str, FileEntry] = {}
         self.links: list[LinkEntry] = []
+        self.directories: tuple[str, ...] = ()
         self.sources: dict[Digest, Path] = {}
         self.warnings: dict[str, None] = dict.fromkeys(form.warnings)
         self.needs = Needs()
@@ -80,6 +83,17 @@ class Parcel:
     def has_read(self, real: str) -> bool:
         """Of what was packed so far: does this very file travel?"""
         return real in self._read
+
+    def name(self, path: str) -> str:
+        """How a path from the disk is spelled. Raise Invalid for an odd one that nobody allowed."""
+        spelled = spell(path)
+        if spelled != path and not self.form.allows_odd_names:
+            raise Invalid(
+                f"odd name '{spelled[:80]}': it has control characters, a backslash, or is not "
+                "UTF-8: rename it, or keep it with --allow-odd-names",
+                field="path",
+            )
+        return check_path(spelled)
 
     def warn(self, text: str) -> None:
         self.warnings[text] = None
@@ -100,6 +114,7 @@ class Parcel:
         """A top directory that nothing packed has: libraries of ours must not hide others."""
         taken = {path.split("/")[0] for path in self.files}
         taken |= {link.path.split("/")[0] for link in self.links}
+        taken |= {path.split("/")[0] for path in self.directories}
         names = (wanted, *(f"{TREE_LIBRARY_DIR}-{number}" for number in range(1, len(taken) + 2)))
         return next(name for name in names if name not in taken)
 
@@ -109,6 +124,7 @@ class Parcel:
             entry=entry,
             files=tuple(self.files[path] for path in sorted(self.files)),
             links=tuple(sorted(self.links, key=lambda link: link.path)),
+            directories=self.directories,
             library_dirs=(library_directory,) if has_libraries else (),
             runner=self.form.runner,
             needs=self.needs,

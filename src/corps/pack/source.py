@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from corps.model.name import Digest
 READ_BYTES = 4 << 20
 THREADS_FROM_BYTES = 1 << 20
 SHEBANG_MAX_BYTES = 256
+BLOCK_BYTES = 512  # of st_blocks
+_ZEROS = memoryview(bytes(1 << 20))
 _LIBRARY = re.compile(r"[^/]+\.so(?:\.[0-9A-Za-z_.-]+)?")
 
 
@@ -57,10 +60,10 @@ def read_source(path: Path) -> Source:
         digest = blake3(max_threads=_threads(before.st_size))
         buffer = memoryview(bytearray(max(1, min(READ_BYTES, before.st_size))))
         head, read_bytes = b"", 0
-        while count := os.readv(fd, [buffer]):
-            head = head or bytes(buffer[:SHEBANG_MAX_BYTES])
-            digest.update(buffer[:count])
-            read_bytes += count
+        for piece in _pieces(fd, before, buffer):
+            head = head or bytes(piece[:SHEBANG_MAX_BYTES])
+            digest.update(piece)
+            read_bytes += len(piece)
             if read_bytes > before.st_size:
                 break
         after, attributes = os.fstat(fd), _attributes(fd)
@@ -97,7 +100,7 @@ def read_tree(root: Path) -> Tree:
                 files.append(path)
             else:
                 _check_regular(Path(entry.path), entry.stat(follow_symlinks=False))
-        if len(files) + len(links) > FILES_MAX:
+        if len(files) + len(links) + len(empty) > FILES_MAX:
             raise Invalid(
                 f"'{root}' has more than {FILES_MAX} files; copy a smaller directory", field="path"
             )
@@ -185,6 +188,43 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
         f"'{path}' is {kind}, no regular file: only files, directories and links can be copied",
         field="path",
     )
+
+
+def _pieces(fd: int, status: os.stat_result, buffer: memoryview) -> Iterator[memoryview]:
+    """All bytes; holes are not read, since reading them makes pages of zeros in the cache."""
+    size_bytes = status.st_size
+    if status.st_blocks * BLOCK_BYTES >= size_bytes:
+        yield from _read_to(fd, None, buffer)
+        return
+    at = 0
+    while at < size_bytes:
+        data = _seek(fd, at, os.SEEK_DATA, size_bytes)
+        while at < data:
+            count = min(len(_ZEROS), data - at)
+            yield _ZEROS[:count]
+            at += count
+        end = _seek(fd, at, os.SEEK_HOLE, size_bytes)
+        os.lseek(fd, at, os.SEEK_SET)
+        yield from _read_to(fd, end - at, buffer)
+        at = end
+
+
+def _read_to(fd: int, left: int | None, buffer: memoryview) -> Iterator[memoryview]:
+    while left is None or left > 0:
+        count = os.readv(fd, [buffer if left is None else buffer[:left]])
+        if not count:
+            return
+        yield buffer[:count]
+        left = None if left is None else left - count
+
+
+def _seek(fd: int, at: int, what: int, size_bytes: int) -> int:
+    try:
+        return min(os.lseek(fd, at, what), size_bytes)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size_bytes  # nothing follows; or it is shorter now, which is seen later
 
 
 def _attributes(fd: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from corps.errors import Invalid, NotFound
 from corps.model.artifact import FileKind
 from corps.model.finding import Drift, Finding
 from corps.model.name import Digest, check_digest
+from corps.model.spelling import on_disk
 from corps.store.blobs import BlobStore
 from corps.store.disk import disk_failure
 from corps.store.quarantine import Quarantine
@@ -45,7 +46,7 @@ class Soundness:
             self._trees.manifest(digest).files, key=lambda entry: entry.kind is FileKind.DATA
         )
         tree = self._trees.path(digest)
-        paths = tuple(f"{tree}/{entry.path}" for entry in entries[:GLANCE_FILES_MAX])
+        paths = tuple(f"{tree}/{on_disk(entry.path)}" for entry in entries[:GLANCE_FILES_MAX])
         self._glances[digest] = (paths, _glance(paths))
 
     def forget(self, digest: Digest) -> None:
@@ -97,11 +98,11 @@ class Soundness:
             self._quarantine.take(str(self._blobs.path(blob)), blob)
             self._blobs.remove(blob)  # with what was derived from it
         for entry in examined.saved:
-            self._save(f"{tree}/{entry.path}", entry.digest)
+            self._save(f"{tree}/{on_disk(entry.path)}", entry.digest)
         here = [entry for entry in examined.files if self._blobs.has(entry.digest)]
         for entry in here:
             if entry.digest not in examined.damaged:
-                self._quarantine.keep(f"{tree}/{entry.path}", entry.digest)
+                self._quarantine.keep(f"{tree}/{on_disk(entry.path)}", entry.digest)
         self._trees.place_again(digest, (*here, *examined.links))
         if len(here) < len(examined.files):
             self._trees.doubt(digest)

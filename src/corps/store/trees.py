@@ -16,7 +16,7 @@ import posixpath
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from corps.model.artifact import (
     decode_manifest,
 )
 from corps.model.name import Digest, check_digest
+from corps.model.spelling import on_disk
 from corps.store.blobs import BlobStore, disk_failure, make_directory, sync_directory
 from corps.store.directory import DIRECTORY_MODE, opened, remove_directory
 from corps.store.verify import file_mode
@@ -161,7 +162,7 @@ class Trees:
         """Replace files of a tree that stands, one by one: what runs there always finds them."""
         with self._lock:
             try:
-                self._replace(self._root / digest, entries)
+                self._replace(self._root / digest, entries, self.manifest(digest))
             except OSError as error:
                 tree = self._root / digest
                 raise disk_failure(error, f"cannot repair artifact {digest!r}", tree) from error
@@ -210,47 +211,57 @@ class Trees:
         new.mkdir(mode=0o700)
         root_fd = os.open(new, _DIRECTORY)
         try:
-            for directory, entries in _by_directory(manifest.files, lambda entry: entry.path):
+            for directory, entries in _by_directory(manifest.files):
                 with opened(root_fd, directory) as fd:
                     for entry in entries:
                         self._place(entry, fd)
                     self._sync(fd)
-            for directory, links in _by_directory(manifest.links, lambda link: link.path):
+            for directory, links in _by_directory(manifest.links):
                 with opened(root_fd, directory) as fd:
                     for link in links:
-                        os.symlink(link.target, posixpath.basename(link.path), dir_fd=fd)
+                        name = posixpath.basename(on_disk(link.path))
+                        os.symlink(on_disk(link.target), name, dir_fd=fd)
                     self._sync(fd)
+            self._make_directories(root_fd, manifest)
             os.fchmod(root_fd, DIRECTORY_MODE)
             self._sync(root_fd)
         finally:
             os.close(root_fd)
 
+    def _make_directories(self, root_fd: int, manifest: Manifest) -> None:
+        for directory in manifest.directories:
+            with opened(root_fd, on_disk(directory)) as fd:
+                self._sync(fd)
+
     def _sync(self, fd: int) -> None:
         if self._blobs.durable:
             os.fsync(fd)
 
-    def _replace(self, tree: Path, entries: Iterable[FileEntry | LinkEntry]) -> None:
+    def _replace(
+        self, tree: Path, entries: Iterable[FileEntry | LinkEntry], manifest: Manifest
+    ) -> None:
         root_fd = os.open(tree, _DIRECTORY)
         try:
             for entry in entries:
-                directory, name = posixpath.split(entry.path)
+                directory, name = posixpath.split(on_disk(entry.path))
                 with opened(root_fd, directory) as fd:
                     again = f"{AGAIN}{tree.name}"
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(again, dir_fd=fd)
                     if isinstance(entry, LinkEntry):
-                        os.symlink(entry.target, again, dir_fd=fd)
+                        os.symlink(on_disk(entry.target), again, dir_fd=fd)
                     else:
                         self._place(entry, fd, again)
                     os.rename(again, name, src_dir_fd=fd, dst_dir_fd=fd)
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(again, dir_fd=fd)  # rename(2) of one inode to itself does nothing
+            self._make_directories(root_fd, manifest)
         finally:
             os.close(root_fd)
 
     def _place(self, entry: FileEntry, directory_fd: int, name: str = "") -> None:
         """A hard link when the inode has, or may get, the mode this tree wants; else a copy."""
-        name = name or posixpath.basename(entry.path)
+        name = name or posixpath.basename(on_disk(entry.path))
         blob = self._blobs.path(entry.digest)
         mode = file_mode(entry)
         try:
@@ -365,16 +376,15 @@ class Trees:
 
     def _is_intact(self, digest: Digest, entry: FileEntry) -> bool:
         try:
-            placed = os.lstat(self._root / digest / entry.path)
+            placed = os.lstat(self._root / digest / on_disk(entry.path))
             return placed.st_size == entry.size_bytes == self._blobs.size_bytes(entry.digest)
         except (FileNotFoundError, NotADirectoryError, NotFound):
             return False
 
 
-def _by_directory(
-    entries: tuple[Any, ...], path: Callable[[Any], str]
-) -> Iterator[tuple[str, Iterator[Any]]]:
+def _by_directory(entries: tuple[Any, ...]) -> Iterator[tuple[str, Iterator[Any]]]:
+    """As on the disk."""
     return groupby(
-        sorted(entries, key=lambda entry: posixpath.split(path(entry))),
-        key=lambda entry: posixpath.dirname(path(entry)),
+        sorted(entries, key=lambda entry: posixpath.split(on_disk(entry.path))),
+        key=lambda entry: posixpath.dirname(on_disk(entry.path)),
     )

@@ -16,6 +16,7 @@ from blake3 import blake3
 from corps.model.artifact import FileEntry, LinkEntry, Manifest
 from corps.model.finding import Drift, Finding
 from corps.model.name import Digest
+from corps.model.spelling import on_disk, spell
 
 EXECUTABLE_MODE = 0o555
 DATA_MODE = 0o444
@@ -50,7 +51,7 @@ def examine(tree: str, manifest: Manifest, blob_path: Callable[[Digest], str]) -
     damaged: dict[Digest, None] = {}
     saved: dict[Digest, FileEntry] = {}
     for entry in manifest.files:
-        place = f"{tree}/{entry.path}"
+        place = f"{tree}/{on_disk(entry.path)}"
         blob = _content(blob_path(entry.digest), read)
         finding = _judge(place, entry, read, is_blob_right=blob == entry.digest)
         if blob not in (None, entry.digest):
@@ -63,10 +64,15 @@ def examine(tree: str, manifest: Manifest, blob_path: Callable[[Digest], str]) -
             text = "its blob in the store is " + ("missing" if blob is None else "damaged on disk")
             drift = Drift.MISSING if blob is None else Drift.DAMAGED
             findings.append(Finding(drift=drift, path=entry.path, text=text))
-    links = [link for link in manifest.links if _target(f"{tree}/{link.path}") != link.target]
+    links = [link for link in manifest.links if not _is_right(tree, link)]
     for link in links:
         text = f"no link to {link.target!r} any more"
         findings.append(Finding(drift=Drift.EDITED, path=link.path, text=text))
+    findings += [
+        Finding(drift=Drift.MISSING, path=path, text="missing")
+        for path in manifest.directories
+        if not os.path.isdir(f"{tree}/{on_disk(path)}")
+    ]
     findings += _extra(tree, manifest)
     return Examined(tuple(findings), tuple(files), tuple(links), tuple(damaged), (*saved.values(),))
 
@@ -132,17 +138,19 @@ def _hash(fd: int) -> Digest:
     return hash.hexdigest()
 
 
-def _target(path: str) -> str | None:
+def _is_right(tree: str, link: LinkEntry) -> bool:
     try:
-        return os.readlink(path)
+        return os.readlink(f"{tree}/{on_disk(link.path)}") == on_disk(link.target)
     except OSError:
-        return None
+        return False
 
 
 def _extra(tree: str, manifest: Manifest) -> Iterator[Finding]:
     """Files and links that nobody copied, and directories that hold none that was."""
-    known = {entry.path for entry in manifest.files} | {link.path for link in manifest.links}
-    above = {path[:at] for path in known for at in range(len(path)) if path[at] == "/"}
+    paths = (*(file.path for file in manifest.files), *(link.path for link in manifest.links))
+    known = set(map(on_disk, paths))
+    empty = {f"{on_disk(path)}/" for path in manifest.directories}
+    above = {path[:at] for path in known | empty for at in range(len(path)) if path[at] == "/"}
     for directory, names, files in os.walk(tree):
         below = os.path.relpath(directory, tree)
         prefix = "" if below == "." else f"{below}/"
@@ -152,4 +160,4 @@ def _extra(tree: str, manifest: Manifest) -> Iterator[Finding]:
         for name in sorted([*files, *links, *strange]):
             if prefix + name not in known and name != BYTECODE:
                 text = "nobody copied it"
-                yield Finding(drift=Drift.EXTRA, path=prefix + name, text=text)
+                yield Finding(drift=Drift.EXTRA, path=spell(prefix + name), text=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +19,7 @@ from corps.pack.parcel import Packed
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from tests.support.compiled import compile_c
+from tests.support.waiting import until
 from tests.support.wheels import a_project, a_wheel
 
 MAIN = "import colour, sys\ndef main():\n    print(sys.argv[0], colour.NAME, *sys.argv[1:])\n"
@@ -246,6 +248,43 @@ def test_what_cannot_be_installed_is_told_in_a_line(tmp_path: Path, index: Path)
         with pytest.raises(error, match=complaint) as refusal:
             pack_it(path, **said)
         assert "\n" not in refusal.value.message
+
+
+SLOW = """
+import os, pathlib, subprocess
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    sleep = subprocess.Popen(["sleep", "1000"])
+    new = pathlib.Path(os.environ["SLOW_PID"] + ".new")
+    new.write_text(str(sleep.pid))
+    new.rename(os.environ["SLOW_PID"])
+    sleep.wait()
+"""
+PREPARE = """
+import pathlib, sys
+from corps.pack.kinds import Wish, prepared
+with prepared(pathlib.Path(sys.argv[1]), Wish()):
+    pass
+"""
+
+
+def test_an_interrupt_ends_the_build_and_all_it_started(tmp_path: Path, index: Path) -> None:
+    project, pid_file, temp = a_project(tmp_path / "shop"), tmp_path / "pid", tmp_path / "temp"
+    (project / "backend.py").write_text(SLOW)
+    temp.mkdir()
+    env = {**os.environ, "TMPDIR": str(temp), "SLOW_PID": str(pid_file)}
+    client = subprocess.Popen(
+        [sys.executable, "-c", PREPARE, str(project)], env=env, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(pid_file.exists, 60)
+        assert list(temp.glob("corps-*"))
+        client.send_signal(signal.SIGINT)
+        client.wait(60)
+    finally:
+        client.kill()
+        client.wait()
+    until(lambda: not Path("/proc", pid_file.read_text()).exists())
+    assert list(temp.glob("corps-*")) == []
 
 
 def test_special_files_of_a_project_are_refused(tmp_path: Path, index: Path, scripts: Path) -> None:

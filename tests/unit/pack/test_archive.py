@@ -230,6 +230,32 @@ def test_a_path_that_leads_out_or_is_odd_is_refused(tmp_path: Path, name: str) -
     assert sorted(tmp_path.parent.iterdir()) == outside
 
 
+def test_odd_names_are_kept_if_that_is_asked_for(tmp_path: Path) -> None:
+    odd = "back\\slash \udcff\n"
+    tar = a_tar(
+        tmp_path / "app.tar",
+        (a_member("run"), SCRIPT),
+        (a_member(odd), b"odd"),
+        a_member("empty/" + odd, tarfile.DIRTYPE),
+        a_member("link", tarfile.SYMTYPE, linkname=odd),
+    )
+    with prepared(tar, Wish(entry="run", allows_odd_names=True)) as what:
+        packed = pack(
+            what.source, entry=what.entry, libraries=(), with_libraries=True, form=what.form
+        )
+    spelled = "back\\x5cslash \\xff\\x0a"
+    assert {file.path for file in packed.manifest.files} == {"run", spelled}
+    assert packed.manifest.directories == (f"empty/{spelled}",)
+    assert packed.manifest.links == (LinkEntry(path="link", target=spelled),)
+    for name in ("../odd\n", "\n/../x"):
+        with pytest.raises(Invalid, match="bad path"):
+            unpack(
+                a_tar(tmp_path / "evil.tar", a_member(name)),
+                new_directory(tmp_path, f"root-{len(name)}"),
+                allows_odd_names=True,
+            )
+
+
 LINK = tarfile.SYMTYPE
 HARD = tarfile.LNKTYPE
 

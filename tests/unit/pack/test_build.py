@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import tempfile
 import threading
@@ -12,9 +13,18 @@ from pathlib import Path
 import pytest
 
 from corps.errors import CorpsError, Invalid, NotFound
-from corps.model.artifact import FileKind, LinkEntry, check_manifest
+from corps.model.artifact import (
+    BLOB_MAX_BYTES,
+    FILES_MAX,
+    MANIFEST_MAX_BYTES,
+    FileKind,
+    LinkEntry,
+    check_manifest,
+)
+from corps.model.spelling import on_disk
 from corps.pack import build
 from corps.pack.build import default_name
+from corps.pack.form import PLAIN, Form
 from corps.pack.parcel import WARNINGS_MAX, Packed
 from corps.pack.source import READ_BYTES, read_source
 from tests.support.artifacts import digest_of
@@ -26,8 +36,11 @@ def pack(
     entry: str | None = None,
     libraries: Sequence[Path] = (),
     with_libraries: bool = True,
+    form: Form = PLAIN,
 ) -> Packed:
-    packed = build.pack(source, entry=entry, libraries=libraries, with_libraries=with_libraries)
+    packed = build.pack(
+        source, entry=entry, libraries=libraries, with_libraries=with_libraries, form=form
+    )
     check_manifest(packed.manifest)
     by_digest = {file.digest for file in packed.manifest.files}
     assert set(packed.sources) == by_digest, "everything has a source, and nothing more"
@@ -188,10 +201,17 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path: Path) -> N
         writer.join()
 
 
-def test_a_sparse_file_is_read_as_zeros(tmp_path: Path) -> None:
-    path = a_script(tmp_path / "hello", "#!/bin/sh\n")
-    os.truncate(path, 5 << 20)
-    assert pack(path).size_bytes == 5 << 20
+@pytest.mark.parametrize("data", [(0,), (5 << 20,), (0, 3 << 20, 8 << 20), (7 << 20, 11 << 20)])
+def test_holes_are_hashed_as_zeros(tmp_path: Path, data: tuple[int, ...]) -> None:
+    """At the start, between, at the end, and odd in size; `pack` compares with the bytes."""
+    path = a_script(tmp_path / "hello", "")
+    with path.open("r+b") as file:
+        for at in data:
+            file.seek(at)
+            file.write(b"#!/bin/sh\n")
+        file.truncate((12 << 20) + 345)
+    assert path.stat().st_blocks * 512 < 12 << 20, "this file system has holes"
+    assert pack(path).size_bytes == (12 << 20) + 345
 
 
 # ---- a directory
@@ -278,11 +298,77 @@ def test_special_files_in_a_directory_are_refused(tree: Path) -> None:
             pack(tree, "bin/run")
 
 
-def test_empty_directories_are_named(tree: Path) -> None:
-    for name in "abcde":
-        (tree / "var" / name).mkdir(parents=True)
-    (warning,) = pack(tree, "bin/run").warnings
-    assert warning.startswith("empty directories are not copied: 'var/a', 'var/b', 'var/c' and 2")
+def test_empty_directories_are_kept(tree: Path) -> None:
+    (tree / "var" / "cache").mkdir(parents=True)
+    (tree / "run").mkdir(mode=0o700)
+    packed = pack(tree, "bin/run")
+    assert packed.manifest.directories == ("run", "var/cache")
+    assert packed.warnings == ()
+
+
+ODD = [b"new\nline", b"back\\slash", b"\xff\xfe", b"esc\x1b[2J", b"d\xe9j\xe0/vu"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_are_refused_or_kept_byte_for_byte(tree: Path, name: bytes) -> None:
+    path = os.path.join(os.fsencode(tree), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(b"odd")
+    os.symlink(name, os.path.join(os.fsencode(tree), b"to-" + name.replace(b"/", b"")))
+    with pytest.raises(Invalid, match=r"odd name '.*--allow-odd-names") as refusal:
+        pack(tree, "bin/run")
+    assert refusal.value.message.isprintable()
+    packed = pack(tree, "bin/run", form=Form(allows_odd_names=True))
+    (spelled,) = (f.path for f in packed.manifest.files if f.digest == digest_of(b"odd"))
+    assert os.fsencode(on_disk(spelled)) == name
+    assert spelled.isprintable()
+    targets = [link.target for link in packed.manifest.links if link.path.startswith("to-")]
+    assert targets == [spelled]
+
+
+def test_an_entry_has_a_plain_name_whatever_is_allowed(tree: Path) -> None:
+    a_script(tree / "new\nline")
+    with pytest.raises(Invalid, match="bad path"):
+        pack(tree, "new\nline", form=Form(allows_odd_names=True))
+    with pytest.raises(CorpsError, match="no file"):
+        pack(tree, "new\\x0aline", form=Form(allows_odd_names=True))
+
+
+def test_a_hundred_thousand_files_are_the_limit(tmp_path: Path) -> None:
+    """Hard links: what counts here are names."""
+    root = tmp_path / "app"
+    a_script(root / "run")
+    for top in range(100):
+        (root / str(top)).mkdir()
+        first = root / str(top) / "0"
+        first.write_bytes(b"%d" % top)
+        for number in range(1, 1_000):
+            os.link(first, root / str(top) / str(number))
+    (root / "99" / "999").unlink()
+    packed = pack(root, "run")
+    assert len(packed.manifest.files) == FILES_MAX
+    assert len(packed.sources) == 101
+    assert len(packed.manifest_bytes) < MANIFEST_MAX_BYTES
+    (root / "empty").mkdir()
+    with pytest.raises(Invalid, match="more than 100000 files; copy a smaller directory"):
+        pack(root, "run")
+
+
+def test_a_file_of_eight_gibibytes_is_the_limit(tmp_path: Path) -> None:
+    """Sparse here; hashed all the same, and in little memory."""
+    root = tmp_path / "app"
+    a_script(root / "run")
+    large = root / "large"
+    large.touch()
+    os.truncate(large, BLOB_MAX_BYTES)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    packed = build.pack(root, entry="run", libraries=(), with_libraries=True)
+    assert packed.size_bytes == BLOB_MAX_BYTES + 21
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 << 10
+    os.truncate(large, BLOB_MAX_BYTES + 1)
+    with pytest.raises(Invalid, match="has 8589934593 bytes: at most 8589934592"):
+        pack(root, "run")
 
 
 # ---- names

@@ -237,3 +237,27 @@ def test_evidence_has_a_limit(tmp_path: Path) -> None:
         file.truncate(quarantine.KEPT_MAX_BYTES - 1)
     kept.take(str(tmp_path / "large"), digests[0])
     assert {path.name for path in kept.path.iterdir()} == {digests[0], digests[-1]}
+
+
+def test_odd_names_and_empty_directories_are_found_righted_and_spelled(tmp_path: Path) -> None:
+    odd = "d\\xe9j\\xe0/vu\\x0a"
+    files = {"prog": b"x", odd: b"odd"}
+    links = {"to\\xff": odd}
+    manifest = a_manifest(files, links=links, directories=("var/\\xff", "run"))
+    store = Store(tmp_path)
+    store.digest = put_artifact(store.blobs, files, manifest)
+    store.trees.build(store.digest)
+    assert store.is_as_copied()
+    tree = os.fsencode(store.place(""))
+    os.unlink(os.path.join(tree, b"d\xe9j\xe0/vu\n"))
+    os.unlink(os.path.join(tree, b"to\xff"))
+    os.rmdir(os.path.join(tree, b"var/\xff"))
+    os.mkdir(os.path.join(tree, b"mine\n"))
+    assert store.found() == [
+        (Drift.MISSING, odd),
+        (Drift.EDITED, "to\\xff"),
+        (Drift.MISSING, "var/\\xff"),
+        (Drift.EXTRA, "mine\\x0a"),
+    ]
+    store.soundness.repair(store.digest)
+    assert store.found() == [(Drift.EXTRA, "mine\\x0a")]

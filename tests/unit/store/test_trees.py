@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from corps.errors import Conflict, Invalid, NotFound
-from corps.model.artifact import Manifest, encode_manifest
+from corps.model.artifact import FILES_MAX, Manifest, encode_manifest
 from corps.model.name import Digest
+from corps.model.spelling import spell
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from tests.support.artifacts import a_manifest, digest_of, leftovers, put_artifact
@@ -113,6 +114,48 @@ def test_a_blob_that_two_modes_want_is_copied_once(
         assert mode_of(copy) == 0o444
         assert copy.read_bytes() == data
         assert copy.stat().st_nlink == 1
+
+
+def test_empty_directories_and_odd_names_are_as_they_were(
+    tmp_path: Path, blobs: BlobStore, trees: Trees
+) -> None:
+    odd = [b"new\nline", b"d\xe9j\xe0/vu", b"back\\slash"]
+    names = [spell(os.fsdecode(name)) for name in odd]
+    files = {"prog": b"x", **dict.fromkeys(names, b"odd")}
+    manifest = a_manifest(
+        files, links={"to\\x0a": names[0]}, directories=("var/cache", "var/\\xff", "run")
+    )
+    digest = put_artifact(blobs, files, manifest)
+    trees.build(digest)
+    tree = os.fsencode(tmp_path / "trees" / digest)
+    for name in odd:
+        with open(os.path.join(tree, name), "rb") as file:
+            assert file.read() == b"odd"
+    assert os.readlink(os.path.join(tree, b"to\n")) == odd[0]
+    for directory in (b"var/cache", b"var/\xff", b"run"):
+        assert os.listdir(os.path.join(tree, directory)) == []
+        assert mode_of(Path(os.fsdecode(os.path.join(tree, directory)))) == 0o755
+    assert leftovers(tmp_path) == []
+    trees.remove(digest)
+    assert list((tmp_path / "trees").iterdir()) == []
+
+
+def test_a_hundred_thousand_files_are_unpacked(
+    tmp_path: Path, blobs: BlobStore, trees: Trees
+) -> None:
+    """Of a few contents, so that an inode gets more names than some file systems let it have."""
+    contents = [b"%d" % number for number in range(2)]
+    files = {f"{at // 1_000}/{at % 1_000}": contents[at % 2] for at in range(FILES_MAX - 1)}
+    files["prog"] = b"#!/bin/sh\n"
+    for data in (*contents, files["prog"]):
+        blobs.put_bytes(data)
+    digest = blobs.put_bytes(encode_manifest(a_manifest(files)))
+    trees.build(digest)
+    tree = tmp_path / "trees" / digest
+    for at in (0, 1, 50_000, 99_998):
+        assert (tree / f"{at // 1_000}/{at % 1_000}").read_bytes() == contents[at % 2]
+    assert sum(len(names) for _, _, names in os.walk(tree)) == FILES_MAX
+    trees.remove(digest)
 
 
 def test_building_again_changes_nothing(tmp_path: Path, blobs: BlobStore, trees: Trees) -> None:

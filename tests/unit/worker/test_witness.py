@@ -20,6 +20,7 @@ from corps.wire.worker import Changed, Totals
 from corps.worker.layout import Layout
 from corps.worker.tail import CHARS_MAX, LINES_MAX
 from corps.worker.witness import ARGV_CHARS_MAX, Witness
+from tests.support.artifacts import a_manifest, put_artifact
 from tests.support.build import NOW, a_death_report, kept, kept_dead
 
 KEY = "web.1#1"
@@ -136,3 +137,28 @@ def test_as_many_reports_as_travel_together_fit_into_a_frame() -> None:
 
 def a_listing(*attempts: kw.KeptAttempt) -> kw.Listing:
     return kw.Listing(attempts=attempts, totals=Totals(), keeper_pid=1, is_last=True)
+
+
+@pytest.mark.parametrize(
+    ("runner", "reason"),
+    [
+        (("/no/such/java", "-jar"), "cannot execute 'java': '/no' is missing"),
+        ((), "cannot execute 'prog': it is neither ELF nor begins with"),
+        (("no-such-java", "-jar"), None),  # it had a PATH that nobody knows any more
+    ],
+)
+def test_a_restarted_worker_knows_what_was_to_be_executed(
+    tmp_path: Path, layout: Layout, runner: tuple[str, ...], reason: str | None
+) -> None:
+    blobs = BlobStore(tmp_path, durable=False)
+    trees = Trees(tmp_path, blobs)
+    files = {"prog": b"text"}
+    manifest = msgspec.structs.replace(a_manifest(files), runner=runner)
+    digest = put_artifact(blobs, files, manifest)
+    trees.build(digest)
+    witness = Witness(layout, trees, Clock())
+    failed = kept_dead(KEY, None, failed_stage="execve", failed_errno=8, executed=False)
+    failed = msgspec.structs.replace(failed, note=digest)
+    said = dict(witness.testify((kw.Ended(attempt=failed),), lambda key: False).reasons)
+    witness.close()
+    assert said.get(KEY, "").startswith(reason or "") and (KEY in said) == (reason is not None)

@@ -16,7 +16,7 @@ import msgspec
 from corps.clock import Clock
 from corps.config import Settings, load_settings
 from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
-from corps.model import output_view, view
+from corps.model import output_view, upkeep, view
 from corps.model.check import Check, CheckView
 from corps.model.command import (
     Accepted,
@@ -44,6 +44,7 @@ ANSWER_S = 10.0
 WAIT_S = 30.0
 READ_PATIENCE_S = 2.0
 EVENTS_LIMIT = 1_000
+VERIFY_S = 3_600.0
 SERIES_S = 10.0  # the master waits so long for workers
 CHECK_S = 10.0  # as above
 
@@ -182,6 +183,37 @@ class Client:
 
     def artifacts(self) -> list[view.ArtifactView]:
         return self._read("/v1/artifacts", (), list[view.ArtifactView])
+
+    def drift(self, artifact: str | None = None) -> list[upkeep.DriftView]:
+        """Of one artifact or all, read whole where they are: that takes as long as it takes."""
+        query = [] if artifact is None else [("artifact", artifact)]
+        return self._read("/v1/artifacts/drift", query, list[upkeep.DriftView], VERIFY_S)
+
+    def garbage(
+        self, budget_bytes: int | None = None, *, with_newest: bool = False
+    ) -> upkeep.GarbagePlan:
+        """Which versions `delete` may take, so that what is left is within the budget."""
+        query: Query = [
+            *([] if budget_bytes is None else [("budget", budget_bytes)]),
+            *([("newest", 1)] if with_newest else []),
+        ]
+        return self._read("/v1/artifacts/garbage", query, upkeep.GarbagePlan, SERIES_S)
+
+    def room(self) -> list[upkeep.RoomView]:
+        return self._read("/v1/artifacts/room", (), list[upkeep.RoomView], SERIES_S)
+
+    def quarantine(self, artifact: str) -> int:
+        """Put away what is damaged of it at the master; how many blobs."""
+        body = msgspec.json.encode(upkeep.Order(artifact=artifact))
+        answer = self._ask(Request("POST", "/v1/artifacts/quarantine", (), body, VERIFY_S))
+        return _decode(answer.body, msgspec.json.Decoder(dict[str, int]))["blobs"]
+
+    def remove_orphans(self) -> tuple[int, int]:
+        """Remove the master's old blobs that no version names; how many, and their bytes."""
+        body = msgspec.json.encode(upkeep.Order())
+        answer = self._ask(Request("POST", "/v1/artifacts/orphans", (), body, SERIES_S))
+        removed = _decode(answer.body, msgspec.json.Decoder(dict[str, int]))
+        return removed["blobs"], removed["bytes"]
 
     def instances(
         self, targets: Sequence[str] = (), *, with_dead: bool = False

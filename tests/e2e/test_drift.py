@@ -127,7 +127,7 @@ def test_a_binary_is_not_written_while_it_runs_and_a_replaced_one_is_not_run(
     runs(alone)
     assert alone.get(running.id).state == "running"
     (message,) = drift(alone)
-    assert "'prog' has 30 bytes, should have " in message
+    assert "'prog' edited by hand: has 30 bytes, should have " in message
 
 
 def test_a_worker_takes_no_damaged_blob_from_its_master(alone: Cluster, tmp_path: Path) -> None:

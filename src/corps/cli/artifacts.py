@@ -9,11 +9,11 @@ import click
 from corps.cli import render
 from corps.cli.libraries import Traceable
 from corps.cli.operator import Operator
-from corps.cli.options import ARTIFACT, SELECTOR, output_option, progress_option, verb
+from corps.cli.options import ARTIFACT, SELECTOR, Verb, output_option, progress_option, verb
 from corps.cli.packing import PackOptions, pack_options, packing, target_of
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
-from corps.model.artifact import Transfer
+from corps.model.artifact import Transfer, check_tag
 from corps.model.command import Copy
 from corps.model.plan import PlanRequest
 from corps.model.terms import parse_size
@@ -25,6 +25,7 @@ DELETED = "removed"
 
 class CopyOptions(PackOptions):
     to: str
+    tag: str | None
     dry_run: bool
     force: bool
     rate: str | None
@@ -35,6 +36,7 @@ class CopyOptions(PackOptions):
 @verb("copy", Traceable)
 @pack_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
+@click.option("--tag", metavar="TAG", help="And call this version NAME:TAG from now on.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
 @click.option("--rate", metavar="SIZE", help="To each worker in a second at most: 10M.")
@@ -54,6 +56,8 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
 
     target, rate = target_of(options), options["rate"]
     rate_bytes_s = None if rate is None else parse_size("rate", rate)
+    if options["tag"] is not None:
+        check_tag(options["tag"])
     operator.client.status()  # nothing is read and hashed for a master that is not there
     with packing(options, target) as (name, packed):
         if options["dry_run"]:
@@ -62,8 +66,13 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
             return
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
-        transfer = Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s)
-        command = Copy(name=name, digest=packed.digest, to=options["to"], transfer=transfer)
+        command = Copy(
+            name=name,
+            digest=packed.digest,
+            to=options["to"],
+            transfer=Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s),
+            tag=options["tag"],
+        )
         rows = carry(operator.client, packed, command, display(options["progress"]))
     render.show(rows.workers, COPIES, options["output"])
     failed = [row for row in rows.workers if row.result not in COPIED]
@@ -73,16 +82,33 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         raise Failed(f"{len(failed)} of {len(rows.workers)} workers do not have {name}")
 
 
-@verb("artifacts")
+class Artifacts(Verb, click.Group):
+    """A list, and what can be done with all of it; loaded when it is."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["verify", "gc", "usage"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        from corps.cli import upkeep  # noqa: PLC0415  # the list needs none of it
+
+        command = getattr(upkeep, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command("artifacts", cls=Artifacts, invoke_without_command=True)
 @output_option
-@click.pass_obj
-def artifacts(operator: Operator, output: Output) -> None:
+@click.pass_context
+def artifacts(context: click.Context, output: Output) -> None:
     """List what is copied, where, how big."""
-    render.show(operator.client.artifacts(), ARTIFACTS, output)
+    if context.invoked_subcommand is None:
+        render.show(context.obj.client.artifacts(), ARTIFACTS, output)
 
 
 @verb("delete")
-@click.argument("artifact", type=ARTIFACT, metavar="NAME[@DIGEST]")
+@click.argument("artifact", type=ARTIFACT, metavar="NAME[@DIGEST|:TAG]")
 @click.option("--from", "workers", type=SELECTOR, default="all", metavar="SELECTOR")
 @click.option("-y", "--yes", is_flag=True, help="Accepted; nothing that runs is touched.")
 @output_option
@@ -115,6 +141,9 @@ ARTIFACTS: Listing[ArtifactView] = Listing(
         Column("SIZE", lambda row: render.size(row.size_bytes)),
         Column("FILES", lambda row: str(len(row.files))),
         Column("WORKERS", lambda row: " ".join(row.workers) or MISSING),
+        Column("TAGS", lambda row: " ".join(row.tags) or MISSING, is_wide=True),
+        Column("UNIQUE", lambda row: render.size(row.unique_bytes), is_wide=True),
+        Column("COPIED", lambda row: row.created_at or MISSING, is_wide=True),
         Column("CONTENT", lambda row: " ".join(f.path for f in row.files[:20]), is_wide=True),
     ),
 )

@@ -11,7 +11,7 @@ from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, verb
 from corps.clock import Clock
 from corps.errors import Invalid, Malformed, NotFound
-from corps.model.artifact import split_artifact
+from corps.model.artifact import split_artifact, split_tag
 from corps.model.command import Sign, Signed
 from corps.model.signature import Vouched
 from corps.model.view import ArtifactView
@@ -65,8 +65,10 @@ def sign(
 
 
 def _version(rows: list[ArtifactView], text: str) -> ArtifactView:
-    name, digest = split_artifact(text)
+    untagged, tag = split_tag(text)
+    name, digest = split_artifact(untagged)
     found = [row for row in rows if row.name == name and row.digest.startswith(digest or "")]
+    found = [row for row in found if tag is None or tag in row.tags]
     if not found:
         raise NotFound(f"no artifact {text!r}: see 'corps artifacts'", artifact=text)
     if len(found) > 1:

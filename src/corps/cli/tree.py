@@ -29,6 +29,7 @@ MODULES = {
     "progress": "copies",
     "artifacts": "artifacts",
     "delete": "artifacts",
+    "tag": "upkeep",
     "sign": "sign",
     "launch": "launch",
     "ps": "apps",

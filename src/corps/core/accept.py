@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import msgspec
 
 from corps.core.candidates import chosen_workers, gone, usable_workers
+from corps.core.collect import check_collectable
 from corps.core.events import ArtifactFacts
 from corps.core.explain import signal_name
 from corps.core.ledger import Ledger
 from corps.core.placement import place, why_there
 from corps.core.records import App, artifact_key
 from corps.core.targets import find_artifact, find_instances
+from corps.core.versions import check_free, repair, with_tag
 from corps.errors import Conflict, Invalid, Unavailable
 from corps.model.artifact import Artifact, check_transfer
 from corps.model.command import (
@@ -30,6 +32,7 @@ from corps.model.command import (
     Remove,
     Signal,
     Stop,
+    Tag,
 )
 from corps.model.instance import (
     Asked,
@@ -62,13 +65,16 @@ REMOVED = "removed"
 
 def resolve(ledger: Ledger, command: AnyCommand) -> AnyCommand:
     """The command with what it leaves to the moment made plain."""
-    if isinstance(command, Delete):
+    is_named = isinstance(command, Delete) or (isinstance(command, Tag) and command.tag is not None)
+    if is_named and isinstance(command, Delete | Tag):
         artifact = find_artifact(ledger.cluster, command.artifact)
         return msgspec.structs.replace(command, artifact=artifact_key(artifact))
     return command
 
 
 def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[str, ...]:
+    if command.is_repair:
+        return repair(ledger, command)
     chosen = recipients(ledger, command)
     fit = chosen if command.transfer.forced else ledger.fitness.fit(chosen, command.digest)
     if not fit:
@@ -76,6 +82,8 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
     names = tuple(worker.name for worker in fit)
     key = f"{command.name}@{command.digest}"
     artifact = ledger.cluster.artifacts.get(key)
+    if command.tag is not None:
+        check_free(ledger.cluster, command.name, command.tag, command.digest)
     if artifact is None:
         artifact = Artifact(
             name=command.name,
@@ -91,7 +99,11 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
     forced = before.union(names) if command.transfer.forced else before.difference(names)
     ledger.save(
         msgspec.structs.replace(
-            artifact, workers=wanted, created_at=ledger.now, forced=tuple(sorted(forced))
+            artifact,
+            workers=wanted,
+            created_at=ledger.now,
+            forced=tuple(sorted(forced)),
+            tags=with_tag(artifact, command.tag),
         )
     )
     ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {_listed(names)}")
@@ -117,6 +129,8 @@ def recipients(ledger: Ledger, command: Copy) -> list[Worker]:
 
 def delete(ledger: Ledger, command: Delete, by: str) -> tuple[str, ...]:
     artifact = find_artifact(ledger.cluster, command.artifact)
+    if command.as_garbage:
+        check_collectable(ledger.cluster, artifact)
     chosen = [w.name for w in chosen_workers(ledger, command.workers) if w.name in artifact.workers]
     users = [
         instance.id

@@ -35,6 +35,8 @@ from corps.model.command import (
     Signal,
     Signed,
     Stop,
+    Tag,
+    Tagged,
 )
 from corps.model.instance import Instance, InstanceState
 from corps.model.name import CommandId, Digest, InstanceId, WorkerName
@@ -303,6 +305,8 @@ class Orders:
             case Sign():
                 vouched = record.command.signature.vouched
                 return Signed(artifact=f"{vouched.name}@{vouched.digest}")
+            case Tag():
+                return Tagged(artifact=record.command.artifact, tag=record.command.tag)
             case Launch() | Stop() | Kill() | Signal():
                 instances = self._ledger.cluster.instances
                 return Instances(
@@ -337,6 +341,8 @@ def _targets(ledger: Ledger, event: Commanded, command: AnyCommand) -> tuple[str
             return accept.remove(ledger, command)
         case Sign():
             return versions.sign(ledger, command, event.by)
+        case Tag():
+            return versions.tag(ledger, command, event.by)
         case _:
             assert_never(command)
 
@@ -350,7 +356,7 @@ def _is_settled(command: AnyCommand, instance: Instance) -> bool:
             return instance.state in _ENDED or instance.is_stuck
         case Signal():
             return instance.is_waiting or instance.state in _ENDED
-        case Remove() | Copy() | Delete() | Sign():
+        case Remove() | Copy() | Delete() | Sign() | Tag():
             return False
         case _:
             assert_never(command)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from corps.core.cluster import Cluster
 from corps.errors import Invalid, NotFound
-from corps.model.artifact import Artifact, split_artifact
+from corps.model.artifact import Artifact, split_artifact, split_tag
 from corps.model.command import TARGETS_MAX
 from corps.model.instance import Instance
 from corps.model.name import did_you_mean
@@ -47,16 +47,25 @@ def _of(cluster: Cluster, target: str) -> list[Instance]:
 
 
 def find_artifact(cluster: Cluster, text: str) -> Artifact:
-    """`web` is its newest version, `web@3f2a` the one whose digest begins so.
+    """`web` is its newest version, `web@3f2a` the one whose digest begins so, `web:1.2` the one
+    with that tag.
 
     Raise NotFound, or Invalid when a short digest means several.
     """
-    name, digest = split_artifact(text)
+    untagged, tag = split_tag(text)
+    name, digest = split_artifact(untagged)
     versions = [artifact for artifact in cluster.artifacts.values() if artifact.name == name]
     if not versions:
         names = [artifact.name for artifact in cluster.artifacts.values()]
         hint = did_you_mean(name, names) or "; copy it first: corps copy PATH"
         raise NotFound(f"no artifact {name!r}{hint}", artifact=name)
+    if tag is not None:
+        tagged = [artifact for artifact in versions if tag in artifact.tags]
+        if not tagged:
+            known = [one for artifact in versions for one in artifact.tags]
+            hint = did_you_mean(tag, known)
+            raise NotFound(f"artifact {name!r} has no tag {tag!r}{hint}", artifact=name)
+        return tagged[0]
     if digest is None:
         return max(versions, key=lambda artifact: artifact.created_at)
     meant = [artifact for artifact in versions if artifact.digest.startswith(digest)]

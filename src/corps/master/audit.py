@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 from corps.core.compare import Run, compare
 from corps.core.records import CommandRecord
-from corps.core.targets import find_instances
+from corps.core.targets import find_artifact, find_instances
 from corps.core.usage import peak_of, view_samples, view_tree
 from corps.core.views import rfc3339, view_usage
 from corps.errors import Invalid, NotFound
 from corps.master.driver import MasterDriver
 from corps.master.usage import live_usage, series
-from corps.model.artifact import split_artifact
+from corps.model.artifact import split_artifact, split_tag
 from corps.model.certificate import Certificate
 from corps.model.command import Copied, Copy, Uploaded
 from corps.model.instance import Cause, Exited, Instance, Signaled, SpawnFailed
@@ -66,7 +66,7 @@ async def compare_versions(driver: MasterDriver, versions: Sequence[str]) -> Com
     first. Raise NotFound or Invalid."""
     if not 0 < len(versions) <= VERSIONS_MAX:
         raise Invalid("compare takes one NAME, or NAME@A and NAME@B", field="version")
-    split = [split_artifact(version) for version in versions]
+    split = [split_artifact(_untagged(driver, version)) for version in versions]
     app = split[0][0]
     if len({name for name, _ in split}) > 1 or (len(split) > 1) != all(d for _, d in split):
         raise Invalid("compare takes one NAME, or two versions of it: web@1a2b web@9f3c", field="v")
@@ -87,6 +87,13 @@ def attempts_of(driver: MasterDriver, instance: Instance) -> list[Attempt]:
     if not any(one.attempt == instance.attempt for one in known):
         known.append(instance)
     return known
+
+
+def _untagged(driver: MasterDriver, version: str) -> str:
+    if split_tag(version)[1] is None:
+        return version
+    artifact = find_artifact(driver.core.cluster, version)
+    return f"{artifact.name}@{artifact.digest}"
 
 
 def _version(app: str, digest: Digest, known: Iterable[Digest]) -> Digest:

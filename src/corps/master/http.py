@@ -6,7 +6,6 @@ Errors are `Failure` in JSON with the status of their class; the OpenAPI documen
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections.abc import Callable
@@ -21,23 +20,22 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import Parameter
 
-from corps.core.events import ArtifactFacts, Commanded
-from corps.errors import ERRORS, Conflict, CorpsError, NotFound
+from corps.core.events import Commanded
+from corps.errors import ERRORS, CorpsError
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries
+from corps.master import copies, fitness, logs, queries, upkeep
 from corps.master.driver import MasterDriver
+from corps.master.shelf import Shelf, load_manifest
 from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
 from corps.master.usage import usage_by_app as by_app
 from corps.master.usage import usage_by_instance as by_instance
-from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
 from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.output_view import OutputView
 from corps.model.view import (
     AppUsageView,
-    ArtifactView,
     AuditView,
     CompareView,
     EventView,
@@ -69,6 +67,7 @@ class Master(NamedTuple):
     address: str
     who: Callable[[Request[Any, Any, Any]], str]
     shut_down: Callable[[list[WorkerName]], None]
+    shelf: Shelf
 
 
 class ShutdownOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +88,12 @@ async def commands(
     master = _of(state)
     check_command_id(data.id)
     body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
-    facts = None
-    if isinstance(data.command, Copy):
-        facts = await asyncio.to_thread(_facts, master.blobs, data.command)
-    if isinstance(data.command, Copy | Launch):
-        load = functools.partial(load_manifest, master.blobs)
-        await fitness.ask_before(master.driver, data, load)
-    event = Commanded(data.id, body, data.command, master.who(request), facts)
-    result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
+    async with master.shelf.held(data.command) as facts:
+        if isinstance(data.command, Copy | Launch):
+            load = functools.partial(load_manifest, master.blobs)
+            await fitness.ask_before(master.driver, data, load)
+        event = Commanded(data.id, body, data.command, master.who(request), facts)
+        result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
 
@@ -185,18 +182,6 @@ async def compare(state: State, version: Versions) -> CompareView:
     return await auditing.compare_versions(driver, version or [])
 
 
-@get("/v1/artifacts", summary="What is copied, where, and its files")
-async def artifacts(state: State) -> list[ArtifactView]:
-    master = _of(state)
-    await master.driver.settled()
-    found = list(master.driver.core.cluster.artifacts.values())
-    rows = []
-    for artifact in found:
-        manifest = await asyncio.to_thread(load_manifest, master.blobs, artifact.digest)
-        rows.append(_artifact_row(master, artifact, manifest))
-    return rows
-
-
 @get("/v1/instances/{id:str}/log", summary="Bytes of a log", media_type="application/octet-stream")
 async def log(  # noqa: PLR0913, PLR0917 - one parameter for each of the query
     state: State,
@@ -261,39 +246,6 @@ async def shutdown(state: State, data: ShutdownOrder) -> dict[str, str]:
     return {}
 
 
-def load_manifest(blobs: BlobStore, digest: str) -> Manifest:
-    """Blocking. Raise NotFound or Invalid."""
-    return decode_manifest(blobs.read_bytes(digest, MANIFEST_MAX_BYTES))
-
-
-def _facts(blobs: BlobStore, command: Copy) -> ArtifactFacts:
-    """What a Copy rests on: the manifest and every blob it names are in the store."""
-    try:
-        manifest = load_manifest(blobs, command.digest)
-    except NotFound as error:
-        raise Conflict(
-            f"the manifest {command.digest[:12]} is not at the master: upload it first", missing=1
-        ) from error
-    missing = blobs.missing(file.digest for file in manifest.files)
-    if missing:
-        text = f"{len(missing)} files are not at the master: upload them first"
-        raise Conflict(text, missing=len(missing))
-    return ArtifactFacts(
-        size_bytes=sum(file.size_bytes for file in manifest.files), file_count=len(manifest.files)
-    )
-
-
-def _artifact_row(master: Master, artifact: Artifact, manifest: Manifest) -> ArtifactView:
-    holders = master.driver.core.holders(artifact.digest)
-    return ArtifactView(
-        name=artifact.name,
-        digest=artifact.digest,
-        size_bytes=artifact.size_bytes,
-        files=manifest.files,
-        workers=tuple(name for name in artifact.workers if name in holders),
-    )
-
-
 def _failure(status: int, failure: Failure) -> Response[Failure]:
     return Response(failure, status_code=status, media_type=MediaType.JSON)
 
@@ -346,7 +298,12 @@ def make_app(master: Master) -> Litestar:
             events,
             audit,
             compare,
-            artifacts,
+            upkeep.artifacts,
+            upkeep.drift,
+            upkeep.garbage,
+            upkeep.room,
+            upkeep.quarantine,
+            upkeep.orphans,
             copies.plan,
             copies.progress,
             copies.under_way,

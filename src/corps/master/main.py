@@ -39,11 +39,11 @@ from corps.daemon import (
     write_atomically,
 )
 from corps.errors import Denied
-from corps.master import orphans
 from corps.master.driver import MasterDriver
 from corps.master.http import Master, make_app
 from corps.master.peer import PeerProtocol
 from corps.master.sessions import Sessions, listen
+from corps.master.shelf import Shelf
 from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
@@ -90,10 +90,10 @@ async def _run(
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
     listener = listen(host, port)
     address = format_address(listener.getsockname()[:2])
-    intake = orphans.intake(driver, blobs)
+    shelf = Shelf(driver, blobs)
     listening = unix_listener(directory / "bulk.sock")
-    bulk = BulkListener(listening, blobs, may_put=True, intake=intake)
-    driver.on_artifact_dropped = functools.partial(orphans.collect, driver, blobs, intake)
+    bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
+    driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
     server = _server(
         directory,
@@ -104,6 +104,7 @@ async def _run(
             address,
             _who,
             functools.partial(_shut_down, driver, stop),
+            shelf,
         ),
     )
     loop = asyncio.get_running_loop()

@@ -27,6 +27,7 @@ NAME_MAX_BYTES = 255
 RUNNER_WORDS_MAX = 64
 RUNNER_MAX_CHARS = 4_096
 _NOT_NAMES = frozenset(("", ".", ".."))
+_TAG = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 _NOT_RUNNER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -102,6 +103,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[str, ...] = ()
     signature: Signature | None = None
     forced: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -214,6 +216,22 @@ def split_artifact(text: str) -> tuple[str, Digest | None]:
             f"bad digest {digest[:80]!r}: 4 to 64 lower-case hexadecimal digits", field="digest"
         )
     return name, digest
+
+
+def split_tag(text: str) -> tuple[str, str | None]:
+    """`web:1.2` -> ("web", "1.2"); what has no colon is what it was. Raise Invalid."""
+    name, colon, tag = text.partition(":")
+    return (name, check_tag(tag)) if colon else (name, None)
+
+
+def check_tag(text: str) -> str:
+    """Return `text` if it may be the tag of a version; raise Invalid otherwise."""
+    if _TAG.fullmatch(text) is None:
+        raise Invalid(
+            f"bad tag {text[:80]!r}: 1 to 63 of A-Z a-z 0-9 . _ -, starting with a letter or digit",
+            field="tag",
+        )
+    return text
 
 
 def _has_long_name(parts: list[str]) -> bool:

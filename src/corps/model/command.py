@@ -38,20 +38,28 @@ class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Copy(Command, frozen=True, kw_only=True):
-    """Put the artifact whose manifest and blobs the master already has on the workers of `to`."""
+    """Put the artifact whose manifest and blobs the master already has on the workers of `to`.
+
+    `tag`: and give it that, which no other version of the name may have. `is_repair`: it was there,
+    and has drifted: it does not become the newest version by this.
+    """
 
     name: str
     digest: Digest
     to: str = "all"
     transfer: Transfer = Transfer()
     uploaded: Uploaded | None = None
+    tag: str | None = None
+    is_repair: bool = False
 
 
 class Delete(Command, frozen=True, kw_only=True):
-    """Remove an artifact (`NAME` or `NAME@DIGEST`) from the workers of `workers`."""
+    """Remove an artifact (`NAME`, `NAME@DIGEST`, `NAME:TAG`) from the workers of `workers`;
+    `as_garbage`: only if nothing leases it and no tag names it."""
 
     artifact: str
     workers: str = "all"
+    as_garbage: bool = False
 
 
 class Launch(Command, frozen=True, kw_only=True):
@@ -103,7 +111,16 @@ class Sign(Command, frozen=True, kw_only=True):
     signature: Signature
 
 
-AnyCommand: TypeAlias = Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign
+class Tag(Command, frozen=True, kw_only=True):
+    """Give a version a tag, which no other version of the name may have unless `moves`; without
+    one the tag in `artifact` (`NAME:TAG`) is taken away."""
+
+    artifact: str
+    tag: str | None = None
+    moves: bool = False
+
+
+AnyCommand: TypeAlias = Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign | Tag
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +156,11 @@ class Signed(Result, frozen=True, kw_only=True):
     artifact: str
 
 
+class Tagged(Result, frozen=True, kw_only=True):
+    artifact: str
+    tag: str | None
+
+
 class Failure(Result, frozen=True, kw_only=True):
     """The command was refused, or an error anywhere: `errors.error_of` makes the exception."""
 
@@ -153,4 +175,4 @@ class Accepted(Result, frozen=True, kw_only=True):
     id: CommandId
 
 
-AnyResult: TypeAlias = Instances | Copied | Deleted | Removed | Signed | Failure | Accepted
+AnyResult: TypeAlias = Instances | Copied | Deleted | Removed | Signed | Tagged | Failure | Accepted

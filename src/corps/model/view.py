@@ -180,11 +180,16 @@ class DeleteView(View, frozen=True, kw_only=True):
 
 
 class ArtifactView(View, frozen=True, kw_only=True):
+    """`unique_bytes`: of contents that no other version has."""
+
     name: str
     digest: str
     size_bytes: int = msgspec.field(name="bytes")
     files: tuple[FileEntry, ...]
     workers: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    created_at: str | None = None
+    unique_bytes: int | None = None
 
 
 class EventView(View, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ EXECUTABLE_MODE = 0o555
 DATA_MODE = 0o444
 READ_BYTES = 1 << 20
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_SAID = {Drift.EDITED: "edited by hand", Drift.DAMAGED: "damaged on disk"}
 BYTECODE = "__pycache__"  # Python writes it beside its sources, as root does
 
 
@@ -87,13 +88,12 @@ def _judge(
     # Written after it was linked here, or another file than the blob.
     is_written = is_blob_right or status.st_mtime_ns == status.st_ctime_ns
     if status.st_size != entry.size_bytes:
-        text = f"has {status.st_size} bytes, should have {entry.size_bytes}"
         drift = Drift.EDITED if is_written else Drift.DAMAGED
+        text = f"{_SAID[drift]}: has {status.st_size} bytes, should have {entry.size_bytes}"
         return Finding(drift=drift, path=entry.path, text=text)
     if _content(place, read) != entry.digest:
-        if is_written:
-            return Finding(drift=Drift.EDITED, path=entry.path, text="edited by hand")
-        return Finding(drift=Drift.DAMAGED, path=entry.path, text="damaged on disk")
+        drift = Drift.EDITED if is_written else Drift.DAMAGED
+        return Finding(drift=drift, path=entry.path, text=_SAID[drift])
     mode = stat.S_IMODE(status.st_mode)
     if mode != file_mode(entry):
         text = f"has mode {mode:04o}, should have {file_mode(entry):04o}"

@@ -20,6 +20,7 @@ from tests.support.artifacts import a_manifest, digest_of, leftovers, put_artifa
 FILES = {"prog": b"#!/bin/sh\n", "lib/a.so": b"a library", "data": b"data"}
 LINKS = {"latest": "prog"}
 MANIFEST = a_manifest(FILES, links=LINKS)
+HAS = "edited by hand: has {} bytes, should have 10"
 PROG, LIB, DATA = (digest_of(FILES[name]) for name in ("prog", "lib/a.so", "data"))
 
 
@@ -130,7 +131,11 @@ def test_damage_in_one_tree_takes_the_trust_from_all(store: Store) -> None:
     ("change", "drift", "text"),
     [
         (lambda p: p.unlink(), Drift.MISSING, "missing"),
-        (lambda p: replace(p, b"edited"), Drift.EDITED, "has 6 bytes, should have 10"),
+        (
+            lambda p: replace(p, b"edited"),
+            Drift.EDITED,
+            "edited by hand: has 6 bytes, should have 10",
+        ),
         (lambda p: replace(p, b"#!/bin/ZZ\n"), Drift.EDITED, "edited by hand"),
         (lambda p: p.chmod(0o777), Drift.EDITED, "has mode 0777, should have 0555"),
         (lambda p: (p.unlink(), p.mkdir()), Drift.EDITED, "replaced by what is no file"),
@@ -154,7 +159,10 @@ def test_what_was_written_into_a_file_went_into_its_blob(store: Store) -> None:
     append(store.place("prog"), b"more")
     assert not store.soundness.is_trusted(store.digest)
     (finding,) = store.soundness.repair(store.digest)
-    assert (finding.drift, finding.text) == (Drift.EDITED, "has 14 bytes, should have 10")
+    assert (finding.drift, finding.text) == (
+        Drift.EDITED,
+        "edited by hand: has 14 bytes, should have 10",
+    )
     assert not store.trees.is_installed(store.digest)
     assert store.quarantined() == {PROG: b"#!/bin/sh\nmore"}
 

@@ -48,6 +48,7 @@ from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
 from corps.store.blobs import BlobStore
+from corps.store.selftest import try_disk
 from corps.store.sqlite import SqliteStore
 from corps.wire.worker import Shutdown
 
@@ -64,6 +65,8 @@ def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = 
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
+        for warning in try_disk(directory):
+            _log.warning("%s", warning)
         raise_descriptor_limit()
         raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -15,7 +15,7 @@ import os
 from corps.errors import Invalid, NotFound
 from corps.model.artifact import FileKind
 from corps.model.finding import Drift, Finding
-from corps.model.name import Digest
+from corps.model.name import Digest, check_digest
 from corps.store.blobs import BlobStore
 from corps.store.disk import disk_failure
 from corps.store.quarantine import Quarantine
@@ -75,6 +75,7 @@ class Soundness:
 
     def _examine(self, digest: Digest) -> Examined | Finding:
         """A finding when the manifest itself is no use."""
+        check_digest(digest)
         try:
             manifest = self._trees.manifest(digest)
         except NotFound:

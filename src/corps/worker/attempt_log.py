@@ -16,9 +16,9 @@ import threading
 from array import array
 from typing import NamedTuple
 
+from corps.store.punch import punch
 from corps.wire.output import Note
 from corps.worker.marks import Mark, Marks, Page, Place, Times, Why
-from corps.worker.punch import punch
 
 STREAMS = ("stdout", "stderr")
 LINE_MAX_BYTES = 64 << 10

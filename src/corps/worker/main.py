@@ -29,6 +29,7 @@ from corps.model.name import check_name
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.connection import Connection, tune
 from corps.store.blobs import BlobStore
+from corps.store.selftest import try_disk
 from corps.store.trees import Trees
 from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
@@ -67,6 +68,8 @@ def run(
     directory = settings.worker_dir(name)
     with hold_lock(directory, "worker"):
         start_log()
+        for warning in try_disk(directory):
+            _log.warning("%s", warning)
         raise_descriptor_limit()
         nice = raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

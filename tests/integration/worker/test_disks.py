@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from corps.store.punch import punch
 from corps.worker.attempt_log import AttemptLog
 from corps.worker.layout import Layout
 from corps.worker.marks import Why
-from corps.worker.punch import punch
 from corps.worker.reserve import FLOOR_BYTES, Reserve
 from tests.support.disks import ext4, fill, ramfs, tmpfs
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from corps.client import Client
+from corps.errors import Conflict
+from corps.model.command import Copy
 from corps.model.finding import Drift
 from corps.net.bulk_client import BulkClient
 from corps.net.unix_http import connect_unix
@@ -211,3 +215,27 @@ def test_a_tag_is_shown_launched_and_kept(shared: Cluster, tmp_path: Path) -> No
         if (row["name"], row["digest"]) == ("named", first)
     ]
     assert row["tags"] == ["1.0"]
+
+
+def test_a_copy_accepted_while_its_blobs_are_being_removed_has_them_all(
+    alone: Cluster, tmp_path: Path
+) -> None:
+    """Of two names with the same content one is deleted while the other is copied."""
+    digest = copied(alone, tmp_path, 7, "--name", "first")
+    accepted = 0
+    with Client(alone.settings) as other, ThreadPoolExecutor(1) as thread:
+        for _ in range(30):
+            deleted = thread.submit(other.delete, "first")
+            try:
+                alone.client.copy(Copy(name="second", digest=digest))
+                accepted += 1
+            except Conflict as refused:  # it was too late: nothing is recorded
+                assert "not at the master: upload" in refused.message
+            deleted.result()
+            rows = alone.client.drift()
+            assert {row.result for row in rows} <= {"whole"}
+            if not rows:
+                copied(alone, tmp_path, 7, "--name", "second")
+            alone.client.copy(Copy(name="first", digest=digest))
+            alone.client.delete("second")
+    assert accepted

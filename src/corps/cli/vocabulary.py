@@ -53,11 +53,12 @@ class Vocabulary:
 def _names(client: Client, noun: Noun) -> Iterable[str]:
     match noun:
         case Noun.ARTIFACT:
-            return [artifact.name for artifact in client.artifacts()]
+            rows = client.artifacts()
+            return [row.name for row in rows] + [f"{r.name}:{tag}" for r in rows for tag in r.tags]
         case Noun.WORKER:
             return [worker.name for worker in client.workers()]
         case Noun.TARGET:
-            rows = client.instances(with_dead=True)
-            return [row.id for row in rows] + [row.app for row in rows]
+            known = client.instances(with_dead=True)
+            return [row.id for row in known] + [row.app for row in known]
         case Noun.CHILD:
             return [*_names(client, Noun.WORKER), *_names(client, Noun.TARGET)]

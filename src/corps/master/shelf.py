@@ -1,9 +1,10 @@
 """The master's blobs and who needs them: none is removed that a copy rests on, accepted or not.
 
-A copy is held, looks for its blobs, and becomes a record; a removal looks for what is held and
-for records, then removes blobs. Each looks and acts under the lock of uploads, which hold what they
-count on as well. Blobs of a deleted version go at once; those of an upload that broke off stay, so
-that they need not be sent again, until one has no room or somebody collects what is left.
+A copy looks for its blobs, then becomes a record; a removal looks for records, then removes blobs.
+Each does its first two under one lock, and a copy is held from there until it is a record. What an
+upload has asked about or sent its `Intake` holds. Blobs that nobody names any more go at once with
+a deleted version; those of a broken upload stay, so that they need not be sent again, until another
+one has no room, or until they are old and garbage is collected.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 
@@ -33,15 +35,15 @@ _log = logging.getLogger("corps.master")
 
 
 class Shelf:
-    """Of one master. For its event loop; what blocks runs in threads."""
+    """Of one master. `intake` is where uploads come in; it makes room by what nobody needs."""
 
     def __init__(self, driver: MasterDriver, blobs: BlobStore) -> None:
         self._driver, self._blobs = driver, blobs
         self._quarantine = Quarantine(blobs.root)
-        self._lock = asyncio.Lock()
-        self._held: Counter[Digest] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
         self.intake = Intake(blobs, self._make_room)
+        self._lock = threading.Lock()  # between what looks for blobs and what removes some
+        self._count_lock = threading.Lock()
+        self._held: Counter[Digest] = Counter()  # manifests of copies that are no records yet
 
     @contextlib.asynccontextmanager
     async def held(self, command: AnyCommand) -> AsyncIterator[ArtifactFacts | None]:
@@ -49,28 +51,24 @@ class Shelf:
         if not isinstance(command, Copy):
             yield None
             return
-        self._held[command.digest] += 1
+        facts = await asyncio.to_thread(self._hold, command)
         try:
-            yield await asyncio.to_thread(self._facts, command)
+            yield facts
         finally:
-            self._held[command.digest] -= 1
-            self._held += Counter()  # without those that are 0
+            self._count(command.digest, -1)
 
     def dropped(self, artifact: Artifact) -> None:
         """Its record is gone: so is, soon, what no other needs."""
-        task = asyncio.get_running_loop().create_task(self._remove(artifact.digest))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        asyncio.get_running_loop().run_in_executor(None, self._remove, artifact.digest)
 
     async def contents(self) -> dict[Digest, dict[Digest, int]]:
         """The size of each blob of each version, its manifest among them. Raise Unavailable when
         one cannot be read: then nobody knows what it needs."""
-        return await asyncio.to_thread(_contents, self._blobs, self._needed())
+        return await asyncio.to_thread(lambda: _contents(self._blobs, self._needed()))
 
     async def orphans(self, *, remove: bool) -> tuple[int, int]:
-        """How many old blobs no version names, and their bytes."""
-        async with self._lock:
-            return await asyncio.to_thread(self._orphans, ORPHAN_AGE_S, remove=remove)
+        """How many old blobs nobody needs, and their bytes."""
+        return await asyncio.to_thread(self._orphans, remove, Clock()() - ORPHAN_AGE_S)
 
     async def examine(self, digest: Digest) -> tuple[Finding, ...]:
         """Read every blob of a version, and say what is wrong."""
@@ -80,49 +78,58 @@ class Shelf:
         """Put away what is damaged, so that the next copy uploads it; how many blobs."""
         return await asyncio.to_thread(self._put_away, digest)
 
+    def _hold(self, command: Copy) -> ArtifactFacts:
+        with self._lock:
+            facts = _facts(self._blobs, command)
+            self._count(command.digest, 1)
+            return facts
+
+    def _count(self, digest: Digest, change: int) -> None:
+        """Under a lock that nobody keeps: the event loop takes it as well."""
+        with self._count_lock:
+            self._held[digest] += change
+            if not self._held[digest]:
+                del self._held[digest]
+
     def _needed(self) -> list[Digest]:
-        records = self._driver.core.cluster.artifacts.values()
-        return list(dict.fromkeys([*(record.digest for record in records), *self._held]))
+        """In this order: a copy becomes a record before it is not held any more."""
+        with self._count_lock:
+            held = list(self._held)
+        records = list(self._driver.core.cluster.artifacts.values())
+        return list(dict.fromkeys([*held, *(record.digest for record in records)]))
 
-    async def _remove(self, digest: Digest) -> None:
-        async with self._lock:
-            try:
-                await asyncio.to_thread(self._remove_blobs, digest)
-            except CorpsError as error:
-                _log.error("blobs of %s stay at the master: %s", digest[:12], error.message)
-
-    def _facts(self, command: Copy) -> ArtifactFacts:
-        """The manifest and every blob it names are in the store, and stay."""
-        with self.intake.removing():
-            return _facts(self._blobs, command)
-
-    def _remove_blobs(self, digest: Digest) -> None:
-        with self.intake.removing() as held:
-            needed = self._needed()
-            if digest in needed:
-                return
-            mine = _contents(self._blobs, (digest,))[digest].keys()
-            others = {blob for sizes in _contents(self._blobs, needed).values() for blob in sizes}
-            for blob in sorted(mine - others - held):
-                self._blobs.remove(blob)
+    def _remove(self, digest: Digest) -> None:
+        """Exactly what it alone needed. Blocking."""
+        try:
+            with self._lock, self.intake.removing() as arriving:
+                needed = self._needed()
+                if digest in needed:
+                    return
+                mine = set(_contents(self._blobs, (digest,))[digest])
+                mine -= arriving
+                for blob in sorted(mine - _named(self._blobs, needed)):
+                    self._blobs.remove(blob)
+        except CorpsError as error:
+            _log.error("blobs of %s stay at the master: %s", digest[:12], error.message)
 
     def _make_room(self) -> None:
-        """For an upload, in its thread."""
         try:
-            self._orphans(0.0, remove=True)
+            self._orphans(True, None)
         except CorpsError as error:
             _log.error("blobs that nobody needs stay at the master: %s", error.message)
 
-    def _orphans(self, age_s: float, *, remove: bool) -> tuple[int, int]:
+    def _orphans(self, remove: bool, before: float | None) -> tuple[int, int]:
+        """Those that came before that time, or all. Blocking."""
         count = size_bytes = 0
-        oldest = Clock()() - age_s
-        with self.intake.removing() as held:
-            contents = _contents(self._blobs, self._needed())
-            named = {blob for sizes in contents.values() for blob in sizes} | held
+        with self._lock, self.intake.removing() as arriving:
+            named = _named(self._blobs, self._needed())
             for blob in self._blobs.digests():
-                if blob in named or self._blobs.path(blob).stat().st_mtime > oldest:
+                if blob in named or blob in arriving:
                     continue
-                count, size_bytes = count + 1, size_bytes + self._blobs.size_bytes(blob)
+                status = self._blobs.path(blob).stat()
+                if before is not None and status.st_mtime > before:
+                    continue
+                count, size_bytes = count + 1, size_bytes + status.st_size
                 if remove:
                     self._blobs.remove(blob)
         return count, size_bytes
@@ -145,6 +152,7 @@ def load_manifest(blobs: BlobStore, digest: Digest) -> Manifest:
 
 
 def _facts(blobs: BlobStore, command: Copy) -> ArtifactFacts:
+    """The manifest and every blob it names are in the store."""
     try:
         manifest = load_manifest(blobs, command.digest)
     except NotFound as error:
@@ -174,6 +182,10 @@ def _contents(blobs: BlobStore, versions: Iterable[Digest]) -> dict[Digest, dict
                 "it, then repeat"
             ) from error
     return found
+
+
+def _named(blobs: BlobStore, versions: Iterable[Digest]) -> set[Digest]:
+    return {blob for sizes in _contents(blobs, versions).values() for blob in sizes}
 
 
 def _blobs_of(blobs: BlobStore, digest: Digest) -> list[Digest]:

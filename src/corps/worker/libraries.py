@@ -11,6 +11,9 @@ from typing import TypeAlias
 
 from corps.errors import Invalid
 from corps.model.needs import LibraryNeed, Needs
+from corps.pack.elf import machine_of
+from corps.pack.loader import read_cache
+from corps.pack.versions import defined_versions
 
 GLIBC_MAX_BYTES = 16 << 20
 FILES_KEPT = 500
@@ -65,8 +68,6 @@ class Libraries:
             yield f"{directory}/{name}"
 
     def _is_one(self, path: str) -> bool:
-        from corps.pack.elf import machine_of  # noqa: PLC0415  # 40 ms that only a copy costs
-
         machine = machine_of(path)
         return machine is not None and self._machine in (None, machine.name)
 
@@ -103,15 +104,11 @@ def _stamp(path: str) -> Stamp | None:
 
 @lru_cache(1)
 def _read_cache(stamp: Stamp) -> dict[str, list[str]]:
-    from corps.pack.loader import read_cache  # noqa: PLC0415  # as above
-
     return read_cache()
 
 
 @lru_cache(FILES_KEPT)
 def _versions(path: str, stamp: Stamp) -> frozenset[str]:
-    from corps.pack.versions import defined_versions  # noqa: PLC0415  # as above
-
     try:
         return defined_versions(path)
     except Invalid:

@@ -47,10 +47,11 @@ _FOUND = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x", re.MULTILINE)
 
 
 class BareRoot:
-    """One root below `directory`, for as many workers as wanted."""
+    """One root below `directory`, for as many workers as wanted. Apps find `python3` in it, with
+    its whole standard library, only if it `has_python`."""
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory
+    def __init__(self, directory: Path, *, has_python: bool = False) -> None:
+        self.path, self._has_python = directory, has_python
         self._bound = (sys.prefix, sysconfig.get_path("stdlib"), _source())
         for name in ("dev", "etc", "proc", "sys/fs/cgroup", "tmp", "var", PRIVATE):
             (self.path / name).mkdir(parents=True)
@@ -68,12 +69,6 @@ class BareRoot:
         self._place(path)
         for library in libraries(path).values():
             self._place(library)
-
-    def add_python(self) -> None:
-        """The interpreter under the name that scripts ask for."""
-        link = self._at("/usr/bin/python3")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.realpath(sys.executable))
 
     def prefix(self, work: Path) -> list[str]:
         """Runs a command in this root, which shares the directory `work` with the machine."""
@@ -98,9 +93,9 @@ class BareRoot:
                 self._at(path).symlink_to(os.readlink(path))
             path = target
         self._place(path)
-        modules = Path(sysconfig.get_path("stdlib")).glob("lib-dynload/*.so")
+        modules = list(Path(sysconfig.get_path("stdlib")).glob("lib-dynload/*.so"))
         packages = Path(sysconfig.get_path("platlib")).rglob("*.so*")
-        public = libraries(path, *_mapped_by_keeper())
+        public = libraries(path, *(modules if self._has_python else _mapped_by_keeper()))
         for name, library in libraries(*modules, *packages).items():
             if is_system(name):
                 public[name] = library
@@ -108,6 +103,9 @@ class BareRoot:
                 shutil.copy(library, self.path / PRIVATE / name)
         for library in public.values():
             self._place(library)
+        if self._has_python:
+            self._at("/usr/bin").mkdir(parents=True, exist_ok=True)
+            self._at("/usr/bin/python3").symlink_to(os.path.realpath(sys.executable))
 
     def _place(self, path: str) -> None:
         """Copy a file to its own place, without the links that lead there on this machine."""

@@ -12,6 +12,7 @@ from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
+from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
 from corps.model.name import check_name
 from corps.model.view import ArtifactView, CopyView, DeleteView
@@ -27,6 +28,7 @@ class CopyOptions(TypedDict):
     libraries: tuple[str, ...]
     no_libs: bool
     to: str
+    no_swarm: bool
     output: Output
 
 
@@ -39,6 +41,7 @@ class CopyOptions(TypedDict):
 )
 @click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
+@click.option("--no-swarm", is_flag=True, help="From the master alone, not between workers.")
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -62,7 +65,9 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         render.note(f"corps: warning: {warning}")
     digest = upload(operator.client, packed)
     with watched(operator.client):
-        rows = operator.client.submit(Copy(name=name, digest=digest, to=options["to"]), Copied)
+        transfer = Transfer(swarm=not options["no_swarm"])
+        command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
+        rows = operator.client.submit(command, Copied)
     render.show(rows.workers, COPIES, options["output"])
     failed = [row for row in rows.workers if row.result not in COPIED]
     for row in failed:

@@ -26,6 +26,7 @@ from corps.worker.answers import answer_sample, answer_series
 from corps.worker.install import install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
+from corps.worker.peers import Peers
 from corps.worker.policy import PolicyFile
 from corps.worker.sampler import Sampler
 from corps.worker.state import WorkerFile, save
@@ -84,6 +85,7 @@ class WorkerDriver:
         self._ticker: asyncio.TimerHandle | None = None
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
+        self.peers: Peers | None = None
         self.over: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self) -> None:
@@ -141,6 +143,8 @@ class WorkerDriver:
         """The daemon ends, the keeper and the apps go on."""
         if self._ticker is not None:
             self._ticker.cancel()
+        if self.peers is not None:
+            await asyncio.to_thread(self.peers.close)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -161,7 +165,7 @@ class WorkerDriver:
             case ev.Spawn():
                 self._spawn(effect.key, effect.launch)
             case ev.Fetch():
-                self._spawn_task(self._fetch(effect.digest))
+                self._spawn_task(self._fetch(effect))
             case ev.RemoveArtifact():
                 self._spawn_task(self._remove_artifact(effect.digest))
             case ev.RemoveFiles():
@@ -234,7 +238,8 @@ class WorkerDriver:
         event = ev.SpawnBlocked(key, stage, number, message, self._witness.now())
         self._loop.call_soon(self.feed, event)
 
-    async def _fetch(self, digest: Digest) -> None:
+    async def _fetch(self, effect: ev.Fetch) -> None:
+        digest = effect.digest
         begin = self._clock()
         said_at = [0.0]
 
@@ -246,9 +251,8 @@ class WorkerDriver:
         try:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
-            report = await asyncio.to_thread(
-                install, digest, self.dial, self._blobs, self._trees, on_progress
-            )
+            stores, how = (self._blobs, self._trees), (effect.transfer, self.peers)
+            report = await asyncio.to_thread(install, digest, self.dial, *stores, on_progress, *how)
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)
             _log.error("install of %s: %s", digest[:12], text)
@@ -264,6 +268,7 @@ class WorkerDriver:
                     files_sent=report.files_sent,
                     files_total=report.files_total,
                     seconds=self._clock() - begin,
+                    bytes_from_peers=report.bytes_from_peers,
                 )
             )
         )

@@ -12,16 +12,19 @@ from typing import TypeAlias
 import msgspec
 
 from corps.errors import Invalid, TimedOut, Unavailable
-from corps.model.artifact import BLOB_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest
+from corps.model.artifact import BLOB_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest, Transfer
 from corps.model.name import Digest, check_digest
 from corps.net.bulk_client import BulkClient, Dial, OnBytes, ignore_bytes
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from corps.wire.worker import Progress
+from corps.worker.gather import Wants, gather
+from corps.worker.peers import Peers
 
 BREAKS_MAX = 5
 BLOCK_BYTES = 4096
 RESERVE_BYTES = 1 << 20
+AS_USUAL = Transfer()
 
 OnProgress: TypeAlias = Callable[[Progress], None]
 
@@ -36,43 +39,78 @@ class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
     files_total: int
 
 
-def install(
-    digest: Digest, dial: Dial, blobs: BlobStore, trees: Trees, on_progress: OnProgress
+def install(  # noqa: PLR0913, PLR0917 - how it travels has defaults
+    digest: Digest,
+    dial: Dial,
+    blobs: BlobStore,
+    trees: Trees,
+    on_progress: OnProgress,
+    transfer: Transfer = AS_USUAL,
+    peers: Peers | None = None,
 ) -> InstallReport:
-    """Make the artifact whole here. `on_progress` is called often."""
+    """Make the artifact whole here, also from `peers`. `on_progress` is called often."""
     if trees.is_installed(check_digest(digest)):
         return _report(trees.manifest(digest), 0, 0)
     with BulkClient(dial) as client:
         if not blobs.has(digest):
             _fetch(client, blobs, (digest,), ignore_bytes, MANIFEST_MAX_BYTES)
         manifest = _manifest(digest, blobs, trees)
-        bytes_total = _report(manifest, 0, 0).bytes_total
-        bytes_sent = 0
 
         with trees.keeping(digest, manifest):
             missing = blobs.missing(entry.digest for entry in manifest.files)
-            here_bytes = bytes_total - _size_bytes(manifest, missing)
-
-            def tell(done_bytes: int) -> None:
-                progress = Progress(
-                    digest=digest,
-                    bytes_sent=bytes_sent,
-                    bytes_total=bytes_total,
-                    bytes_done=min(done_bytes, bytes_total),
-                )
-                on_progress(progress)
-
-            def on_bytes(count: int) -> None:
-                nonlocal bytes_sent
-                bytes_sent += count
-                tell(here_bytes + bytes_sent)
-
+            tally = _Tally(digest, manifest, missing, on_progress)
             _check_room(digest, manifest, missing, blobs, trees)
+            if missing and peers is not None and transfer.swarm:
+                client.close()  # a master has only so many connections
+                wants = Wants(
+                    digest, dial, peers, tally.on_wire, tally.on_done, transfer.rate_bytes_s
+                )
+                gather(wants, manifest, blobs)
+            if rest := blobs.missing(missing):
+                _fetch(client, blobs, rest, tally.on_bytes)
             if missing:
-                _fetch(client, blobs, missing, on_bytes)
-                tell(bytes_total)
+                tally.on_done(tally.total_bytes)
             trees.build(digest)
-    return _report(manifest, bytes_sent, len(missing))
+    report = _report(manifest, tally.sent_bytes, len(missing))
+    return msgspec.structs.replace(report, bytes_from_peers=tally.peers_bytes)
+
+
+class _Tally:
+    """What travelled, and how much is here."""
+
+    def __init__(
+        self,
+        digest: Digest,
+        manifest: Manifest,
+        missing: tuple[Digest, ...],
+        on_progress: OnProgress,
+    ) -> None:
+        self.total_bytes = _report(manifest, 0, 0).bytes_total
+        self.sent_bytes = self.peers_bytes = 0
+        self._done_bytes = self.total_bytes - _size_bytes(manifest, missing)
+        self._digest, self._on_progress = digest, on_progress
+
+    def on_bytes(self, count: int) -> None:
+        """They came as they are, from the master."""
+        self._done_bytes += count
+        self.on_wire(count, is_peer=False)
+
+    def on_wire(self, count: int, is_peer: bool) -> None:
+        self.sent_bytes += count
+        self.peers_bytes += count if is_peer else 0
+        self.on_done(0)
+
+    def on_done(self, count: int) -> None:
+        self._done_bytes = min(self._done_bytes + count, self.total_bytes)
+        self._on_progress(
+            Progress(
+                digest=self._digest,
+                bytes_sent=self.sent_bytes,
+                bytes_total=self.total_bytes,
+                bytes_done=self._done_bytes,
+                bytes_from_peers=self.peers_bytes,
+            )
+        )
 
 
 def _manifest(digest: Digest, blobs: BlobStore, trees: Trees) -> Manifest:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from corps.clock import Clock
 from corps.core.supply import Member, Tracker
-from corps.errors import NotFound, Unavailable
+from corps.errors import Invalid, NotFound, Unavailable
 from corps.model.name import Digest, check_digest
 from corps.net.address import format_address
 from corps.net.swarm import Share, serve_swarm, share_of
@@ -36,7 +36,10 @@ class Shelf:
     def seek(self, question: Seek, host: str) -> tuple[Member, ...]:
         """Where it is reached is taken from its connection: it cannot send others elsewhere."""
         check_digest(question.artifact)
-        member = Member(format_address((host, question.port % (PORT_MAX + 1))), question.key)
+        if not 0 <= question.port <= PORT_MAX:
+            raise Invalid(f"no port: {question.port}", field="port")
+        address = format_address((host, question.port))
+        member = Member(address, question.key) if question.port else None
         with self._lock:
             return self._tracker.seek(self._clock(), question.artifact, member)
 

@@ -154,7 +154,7 @@ class BulkListener:
 
     def __init__(self, listening: socket.socket, store: Blobs, may_put: bool) -> None:
         self._listener = Listener(
-            listening, BULK_PREFACE, lambda sock: serve_bulk(sock, store, may_put)
+            listening, {BULK_PREFACE: lambda sock: serve_bulk(sock, store, may_put)}
         )
 
     def close(self) -> None:

@@ -7,7 +7,8 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from corps.clock import Clock
 from corps.errors import CorpsError, Unavailable
@@ -19,13 +20,14 @@ PREFACE_S = 5.0
 ACCEPT_RETRY_S = 0.1
 
 
-class Listener:
-    """Accepts on `listening`; `serve` gets each connection that opens with `preface`."""
+Serve: TypeAlias = Callable[[socket.socket], None]
 
-    def __init__(
-        self, listening: socket.socket, preface: bytes, serve: Callable[[socket.socket], None]
-    ) -> None:
-        self._listening, self._preface, self._serve_one = listening, preface, serve
+
+class Listener:
+    """Accepts on `listening`; the preface that a connection opens with says who serves it."""
+
+    def __init__(self, listening: socket.socket, serves: Mapping[bytes, Serve]) -> None:
+        self._listening, self._serves = listening, serves
         self._lock = threading.Lock()
         self._serving: dict[threading.Thread, socket.socket] = {}
         self._wake_r, self._wake_w = os.pipe()
@@ -79,8 +81,9 @@ class Listener:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
-            if _receive_preface(sock) == self._preface:
-                self._serve_one(sock)
+            serve = self._serves.get(_receive_preface(sock))
+            if serve is not None:
+                serve(sock)
         finally:
             with self._lock:
                 del self._serving[threading.current_thread()]

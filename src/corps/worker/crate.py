@@ -49,6 +49,11 @@ class Crate:
             writer.close()
 
     @property
+    def is_begun(self) -> bool:
+        """Of some large blob only pieces are here, which nobody else can go on with."""
+        return bool(self._writers)
+
+    @property
     def lacking_bytes(self) -> int:
         lacking = members(((1 << len(self.units)) - 1) & ~self.have)
         return sum(unit_bytes(self.units[unit]) for unit in lacking)

@@ -62,7 +62,7 @@ def gather(wants: Wants, manifest: Manifest, blobs: BlobStore) -> None:
     with BulkClient(wants.dial) as client:
         crate = Crate(manifest, blobs, lambda digest: client.piece_list(digest).pieces)
     with crate:
-        if crate.lacking_bytes < WORTH_BYTES:
+        if crate.lacking_bytes < WORTH_BYTES and not crate.is_begun:
             return
         try:
             Gathering(wants, crate).run()
@@ -175,7 +175,7 @@ class Gathering:
     def _take_from_master(self, client: SwarmClient) -> None:
         seek_at = 0.0
         while not self._is_over():
-            if self._port and self._clock() >= seek_at:
+            if self._clock() >= seek_at:
                 seek_at = self._clock() + SEEK_EVERY_S
                 for member in client.seek(self._port, self._wants.peers.key):
                     self._meet(member)
@@ -239,7 +239,7 @@ class Gathering:
                     del self._sockets[source]
 
     def _listen(self, sock: socket.socket) -> int:
-        """0: peers would find nobody here, so none is asked for either."""
+        """0: this worker asks peers, and gives them nothing."""
         if sock.family == socket.AF_UNIX:
             return 0
         try:

@@ -56,7 +56,7 @@ class Peers:
                 raise Unavailable(f"cannot listen for peers on {host}: {reason}") from error
             self._address = (host, listening.getsockname()[1])
             serve = functools.partial(serve_swarm, shelf=self)
-            self._listener = Listener(listening, SWARM_PREFACE, serve)
+            self._listener = Listener(listening, {SWARM_PREFACE: serve})
         if old is not None:
             old.close()
         return self._address[1]

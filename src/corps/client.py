@@ -17,6 +17,7 @@ from corps.clock import Clock
 from corps.config import Settings, load_settings
 from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
 from corps.model import output_view, view
+from corps.model.check import Check, CheckView
 from corps.model.command import (
     Accepted,
     AnyCommand,
@@ -36,6 +37,7 @@ from corps.model.command import (
     Submission,
 )
 from corps.model.name import CommandId
+from corps.model.plan import PlanRequest, PlanView
 from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
 ANSWER_S = 10.0
@@ -43,6 +45,7 @@ WAIT_S = 30.0
 READ_PATIENCE_S = 2.0
 EVENTS_LIMIT = 1_000
 SERIES_S = 10.0  # the master waits so long for workers
+CHECK_S = 10.0  # as above
 
 T = TypeVar("T")
 Server: TypeAlias = Settings | Path | str
@@ -129,6 +132,12 @@ class Client:
         """Put an artifact whose blobs the master has on workers; one row for each."""
         return self.submit(command, Copied).workers
 
+    def plan(self, request: PlanRequest) -> list[PlanView]:
+        """What a copy would send, to the master itself first."""
+        body = msgspec.json.encode(request)
+        answer = self._ask(Request("POST", "/v1/plan", (), body, WAIT_S))
+        return _decode(answer.body, msgspec.json.Decoder(list[PlanView]))
+
     def submit(self, command: AnyCommand, expected: type[T], id: CommandId | None = None) -> T:
         """Carry out a command and wait for its result, however long that takes.
 
@@ -161,6 +170,12 @@ class Client:
         if not isinstance(result, expected):
             raise ProtocolError(f"the master answered {type(result).__name__} to a command")
         return result
+
+    def check(self, check: Check, on: str = "all") -> list[CheckView]:
+        """Which workers of a selector could run it, as they say now. Nothing is copied."""
+        body = msgspec.json.encode(check)
+        answer = self._ask(Request("POST", "/v1/check", [("on", on)], body, CHECK_S))
+        return _decode(answer.body, msgspec.json.Decoder(list[CheckView]))
 
     def workers(self) -> list[view.WorkerView]:
         return self._read("/v1/workers", (), list[view.WorkerView])

@@ -17,6 +17,7 @@ from corps.worker.keeper_link import KEEPER_OPTIONS
 from tests.support import programs
 from tests.support.cluster import Cluster, cluster
 from tests.support.frozen import Frozen
+from tests.support.opened import opened_directory
 from tests.support.waiting import until
 
 MIB = 1 << 20
@@ -24,12 +25,9 @@ NOBODY = pwd.getpwnam("nobody")
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shared() -> Iterator[Cluster]:
     """Everybody may come to the directory of this cluster, as to one in /var/lib."""
-    directory = tmp_path_factory.mktemp("limits")
-    for path in (directory, *directory.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o011)
-    with cluster(directory, "w1") as made:
+    with opened_directory() as directory, cluster(directory, "w1") as made:
         for name in ("limits", "tree"):
             made.copy(programs.build(name, directory / "programs"))
         yield made

@@ -10,25 +10,24 @@ import pytest
 
 from tests.support import programs
 from tests.support.cluster import Cluster
+from tests.support.opened import opened_directory
 
 
 @pytest.fixture(scope="module")
-def ruled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    directory = tmp_path_factory.mktemp("policy")
-    for path in (directory, *directory.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o011)
-    policy = directory / "policy.toml"
-    policy.write_text("max_pids = 20\n")
-    policy.chmod(0o644)
-    made = Cluster(directory)
-    try:
-        made.start_master()
-        made.start_worker("w1", "--policy", str(policy))
-        made.wait_state(w1="ready")
-        made.copy(programs.build("limits", directory / "programs"))
-        yield made
-    finally:
-        made.end()
+def ruled() -> Iterator[Cluster]:
+    with opened_directory() as directory:
+        policy = directory / "policy.toml"
+        policy.write_text("max_pids = 20\n")
+        policy.chmod(0o644)
+        made = Cluster(directory)
+        try:
+            made.start_master()
+            made.start_worker("w1", "--policy", str(policy))
+            made.wait_state(w1="ready")
+            made.copy(programs.build("limits", directory / "programs"))
+            yield made
+        finally:
+            made.end()
 
 
 def test_root_is_refused_with_the_rule_and_a_user_is_not(ruled: Cluster) -> None:

@@ -19,6 +19,7 @@ from tests.simulation.world import World
 TICK_S = 0.1
 CRASH_CHANCE = 0.0008  # after each effect, while things go wrong
 BLOCKED_CHANCE = 0.01
+UNVERIFIED_CHANCE = 0.2
 ENOSPC = 28
 
 
@@ -302,6 +303,9 @@ class WorkerHost:
         self._world.require(
             effect.launch.digest in self.disk.installed, f"{effect.key} spawned without its files"
         )
+        if not effect.is_verified and self._world.chance(UNVERIFIED_CHANCE):
+            self._later(0.0, lambda: self._feed(ev.Unverified(effect.key)))
+            return
         if self._world.chance(BLOCKED_CHANCE):
             blocked = ev.SpawnBlocked(effect.key, "log", ENOSPC, "no space left on device")
             self._later(0.0, lambda: self._feed(blocked))

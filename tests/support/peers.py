@@ -49,8 +49,8 @@ class Machine:
             self.blobs,
             self.trees,
             self.progress.append,
-            transfer,
-            self.peers,
+            transfer=transfer,
+            peers=self.peers,
         )
 
     def start(self, digest: Digest, dial: Dial) -> None:

@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 import click
 
 from corps.cli import render
+from corps.cli.kind import kind_options, words_of
 from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import MISSING, Column, Listing, Output
@@ -15,6 +16,7 @@ from corps.errors import Failed
 from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
 from corps.model.name import check_name
+from corps.model.terms import parse_size
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
 COPIED = ("installed", "unchanged")
@@ -27,8 +29,13 @@ class CopyOptions(TypedDict):
     entry: str | None
     libraries: tuple[str, ...]
     no_libs: bool
+    kind: str | None
+    runner: str
     to: str
     no_swarm: bool
+    dry_run: bool
+    force: bool
+    rate: str | None
     output: Output
 
 
@@ -40,33 +47,57 @@ class CopyOptions(TypedDict):
     "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
 )
 @click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
+@kind_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--no-swarm", is_flag=True, help="From the master alone, not between workers.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
+@click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
+@click.option("--rate", metavar="SIZE", help="To each worker in a second at most: 10M.")
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
-    """Put an executable, or a directory with --entry, on workers.
+    """Put an executable, a directory with --entry, or a jar on workers.
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """
-    from corps.cli.upload import upload, watched  # noqa: PLC0415  # only copy needs them
-    from corps.pack.build import default_name, pack  # noqa: PLC0415  # as above
+    from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
+    from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
+    from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
+    from corps.pack import kinds  # noqa: PLC0415  # as above
+    from corps.pack.build import pack  # noqa: PLC0415  # as above
 
+    kinds.check_no_url(options["path"])
+    rate = options["rate"]
+    rate_bytes_s = None if rate is None else parse_size("rate", rate)
     operator.client.status()  # nothing is read and hashed for a master that is not there
     path = Path(options["path"])
-    name = check_name("artifact", options["name"] or default_name(path))
-    packed = pack(
-        path,
+    wish = kinds.Wish(
+        kind=kinds.Kind(options["kind"]) if options["kind"] else None,
         entry=options["entry"],
-        libraries=[Path(library) for library in options["libraries"]],
-        with_libraries=not options["no_libs"],
+        runner=words_of(options["runner"]),
     )
-    for warning in packed.warnings:
-        render.note(f"corps: warning: {warning}")
-    digest = upload(operator.client, packed)
+    name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
+    with kinds.prepared(path, wish) as prepared:
+        packed = pack(
+            prepared.source,
+            entry=prepared.entry,
+            libraries=[Path(library) for library in options["libraries"]],
+            with_libraries=not options["no_libs"],
+            form=prepared.form,
+        )
+        for warning in packed.warnings:
+            render.note(f"corps: warning: {warning}")
+        if options["dry_run"]:
+            show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
+            return
+        if not options["force"]:
+            require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
+        digest = upload(operator.client, packed)
+    transfer = Transfer(
+        swarm=not options["no_swarm"], forced=options["force"], rate_bytes_s=rate_bytes_s
+    )
+    command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
     with watched(operator.client):
-        transfer = Transfer(swarm=not options["no_swarm"])
-        command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
         rows = operator.client.submit(command, Copied)
     render.show(rows.workers, COPIES, options["output"])
     failed = [row for row in rows.workers if row.result not in COPIED]

@@ -24,6 +24,7 @@ MODULES = {
     "worker": "daemons",
     "shell": "shell",
     "workers": "workers",
+    "check": "check",
     "copy": "artifacts",
     "artifacts": "artifacts",
     "delete": "artifacts",

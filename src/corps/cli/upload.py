@@ -14,7 +14,7 @@ from corps.model.artifact import encode_manifest
 from corps.model.name import Digest
 from corps.net.bulk_client import BulkClient, OnBytes, ignore_bytes
 from corps.net.unix_http import connect_unix
-from corps.pack.build import Packed
+from corps.pack.parcel import Packed
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

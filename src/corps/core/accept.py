@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from corps.core.candidates import chosen_workers, gone, usable_workers
 from corps.core.events import ArtifactFacts
 from corps.core.explain import signal_name
 from corps.core.ledger import Ledger
@@ -17,7 +18,7 @@ from corps.core.placement import place, why_there
 from corps.core.records import App, artifact_key
 from corps.core.targets import find_artifact, find_instances
 from corps.errors import Conflict, Invalid, Unavailable
-from corps.model.artifact import Artifact
+from corps.model.artifact import Artifact, check_transfer
 from corps.model.command import (
     COUNT_MAX,
     GRACE_MAX_S,
@@ -48,7 +49,6 @@ from corps.model.name import (
     instance_id,
     split_instance_id,
 )
-from corps.model.selector import parse_selector, select
 from corps.model.spec import check_launch
 from corps.model.view import CopyView, DeleteView
 from corps.model.worker import Worker, WorkerState
@@ -70,12 +70,11 @@ def resolve(ledger: Ledger, command: AnyCommand) -> AnyCommand:
 
 
 def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[str, ...]:
-    check_digest(command.digest)
-    _check_free_name(ledger, check_name("artifact", command.name))
-    chosen = _chosen(ledger, command.to)
-    if not chosen:
-        raise Unavailable(f"no worker is meant by {command.to!r}: see 'corps workers'")
-    names = tuple(worker.name for worker in chosen)
+    chosen = recipients(ledger, command)
+    fit = chosen if command.transfer.forced else ledger.fitness.fit(chosen, command.digest)
+    if not fit:
+        raise ledger.fitness.refusal(chosen, command.name, command.digest)
+    names = tuple(worker.name for worker in fit)
     key = f"{command.name}@{command.digest}"
     artifact = ledger.cluster.artifacts.get(key)
     if artifact is None:
@@ -91,14 +90,30 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
     wanted = tuple(sorted({*artifact.workers, *names}))
     ledger.save(msgspec.structs.replace(artifact, workers=wanted, created_at=ledger.now))
     ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {_listed(names)}")
+    transfer = msgspec.structs.replace(command.transfer, workers=len(names))
     for name in names:
-        ledger.send_to(name, Install(digest=command.digest, transfer=command.transfer))
-    return names
+        ledger.send_to(name, Install(digest=command.digest, transfer=transfer))
+    for worker in chosen:
+        if worker not in fit:
+            reason = ledger.fitness.reason(worker.name, command.digest)
+            ledger.happened("refused", worker.name, f"no {command.name}: {reason}", worker.name)
+    return tuple(worker.name for worker in chosen)
+
+
+def recipients(ledger: Ledger, command: Copy) -> list[Worker]:
+    """The workers that a copy is for, usable or not. Raise when it must be refused."""
+    check_digest(command.digest)
+    check_transfer(command.transfer)
+    _check_free_name(ledger, check_name("artifact", command.name))
+    chosen = chosen_workers(ledger, command.to)
+    if not chosen:
+        raise Unavailable(f"no worker is meant by {command.to!r}: see 'corps workers'")
+    return chosen
 
 
 def delete(ledger: Ledger, command: Delete, by: str) -> tuple[str, ...]:
     artifact = find_artifact(ledger.cluster, command.artifact)
-    chosen = [w.name for w in _chosen(ledger, command.workers) if w.name in artifact.workers]
+    chosen = [w.name for w in chosen_workers(ledger, command.workers) if w.name in artifact.workers]
     users = [
         instance.id
         for name in chosen
@@ -138,7 +153,7 @@ def rows(
                 files_sent=0,
                 files_total=artifact.file_count if artifact else 0,
                 seconds=None,
-                result=_begins(ledger, name, is_resumed),
+                result=(_unfit(ledger, command, name) or _begins(ledger, name, is_resumed)),
             )
             for name in names
         ]
@@ -156,18 +171,22 @@ def rows(
     ]
 
 
+def _unfit(ledger: Ledger, command: Copy, worker: WorkerName) -> str:
+    return "" if command.transfer.forced else ledger.fitness.reason(worker, command.digest)
+
+
 def _begins(ledger: Ledger, worker: WorkerName, is_resumed: bool) -> str:
     """After a restart nobody is connected yet: who is not lost is waited for, or will be lost."""
     is_lost = ledger.cluster.workers[worker].state is WorkerState.LOST
     if worker in ledger.session_of or (is_resumed and not is_lost):
         return WAITING
-    return gone(ledger, worker)
+    return gone(ledger.cluster, worker)
 
 
 def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str, ...]:
     artifact = find_artifact(ledger.cluster, command.artifact)
     check_launch(command)
-    usable = _ready(ledger, command.on, artifact)
+    usable = usable_workers(ledger, command, artifact)
     chosen = _placed(ledger, command, usable)
     placement = why_there(command.on, command.count, len(usable))
     wanted = tuple(sorted({*artifact.workers, *chosen}))
@@ -329,7 +348,9 @@ def _check_signalable(ledger: Ledger, instance: Instance) -> None:
         now = f"dead: {instance.message}" if not instance.is_live else f"{instance.state} now"
         raise Conflict(f"{instance.id!r} is {now}: it cannot be signalled")
     if instance.worker not in ledger.session_of:
-        raise Unavailable(f"{instance.id!r} cannot be reached: {gone(ledger, instance.worker)}")
+        raise Unavailable(
+            f"{instance.id!r} cannot be reached: {gone(ledger.cluster, instance.worker)}"
+        )
 
 
 def _check_free_name(ledger: Ledger, name: str) -> None:
@@ -347,37 +368,6 @@ def _check_free_name(ledger: Ledger, name: str) -> None:
             raise Conflict(
                 f"instances of {name!r} would look like the app {other!r}: use --name", name=name
             )
-
-
-def _chosen(ledger: Ledger, selector: str) -> list[Worker]:
-    return select(parse_selector(selector), ledger.cluster.workers.values())
-
-
-def _ready(ledger: Ledger, on: str | None, artifact: Artifact) -> list[Worker]:
-    """Usable workers: those of `on`, else those that have the artifact, else any."""
-    everyone = _chosen(ledger, on if on is not None else "all")
-    usable = [w for w in everyone if w.state is WorkerState.READY and w.name in ledger.session_of]
-    if on is None:
-        return [w for w in usable if w.name in artifact.workers] or _some(usable, everyone)
-    named = parse_selector(on).names
-    for worker in everyone:
-        if worker.name in named and worker not in usable:
-            raise Unavailable(f"{gone(ledger, worker.name)}: nothing was launched")
-    return _some(usable, everyone)
-
-
-def _some(usable: list[Worker], everyone: list[Worker]) -> list[Worker]:
-    if usable:
-        return usable
-    if not everyone:
-        raise Unavailable("no worker fits: none has joined, or none has these labels")
-    states = ", ".join(f"{worker.name} is {worker.state}" for worker in everyone[:10])
-    raise Unavailable(f"no usable worker: {states}")
-
-
-def gone(ledger: Ledger, name: WorkerName) -> str:
-    """Why nothing can be done on a worker now."""
-    return f"worker {name!r} is {ledger.cluster.workers[name].state}"
 
 
 def _listed(ids: Sequence[str]) -> str:

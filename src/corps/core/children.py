@@ -81,7 +81,10 @@ class Children:
         self._update(attempt, state=S.FETCHING)
 
     def spawn(self, attempt: Attempt, fetched_bytes: int | None = None) -> None:
-        """The files are there: have the keeper start it, now or as soon as there is a keeper."""
+        """The files are there: have the keeper start it, now or as soon as there is a keeper.
+
+        With `fetched_bytes` they were verified just now, if nothing had to travel as well.
+        """
         report = msgspec.structs.replace(
             attempt.report,
             state=S.STARTING,
@@ -90,7 +93,19 @@ class Children:
         )
         attempt.report = report  # not worth a message: running or dead follows at once
         if self._has_keeper:
-            self._effect(Spawn(report.key, _launch(attempt)))
+            is_verified = fetched_bytes is not None
+            self._effect(Spawn(report.key, _launch(attempt), is_verified))
+
+    def unverified(self, key: AttemptKey) -> Attempt | None:
+        """Its files must be verified before it starts; None when it is not to start any more."""
+        attempt = self.table.get(key)
+        if attempt is None or not _is_waiting(attempt):
+            return None
+        if attempt.end_signal is not None:
+            self.not_started(key, CANCELLED)
+            return None
+        self.await_files(attempt)
+        return attempt
 
     def end(self, message: worker.End) -> None:
         attempt = self.table.get(message.key)

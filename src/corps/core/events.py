@@ -159,6 +159,12 @@ class SpawnBlocked(Event, frozen=True):
     evidence: Evidence | None = None
 
 
+class Unverified(Event, frozen=True):
+    """The files of an attempt that is to be spawned must be verified first: fetch them again."""
+
+    key: AttemptKey
+
+
 class Peaks(Event, frozen=True):
     """VmHWM in bytes, sampled from /proc, of living attempts."""
 
@@ -180,6 +186,7 @@ WorkerEvent: TypeAlias = (
     | KeeperGone
     | Performed
     | SpawnBlocked
+    | Unverified
     | Peaks
     | Noticed
 )
@@ -198,14 +205,16 @@ class Instruct(Effect, frozen=True):
 
 
 class Spawn(Effect, frozen=True):
-    """Make the directories of an attempt and have the keeper start it."""
+    """Make the directories of an attempt and have the keeper start it; `is_verified`: its files
+    were, a moment ago. Else it may come back as Unverified."""
 
     key: AttemptKey
     launch: Launchable
+    is_verified: bool = False
 
 
 class Fetch(Effect, frozen=True):
-    """Install an artifact; comes back as Performed."""
+    """Install an artifact and verify it; comes back as Performed."""
 
     digest: Digest
     transfer: Transfer = Transfer()

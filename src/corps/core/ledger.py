@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from corps.core.cluster import Cluster
 from corps.core.events import Close, Drop, MasterEffect, Reply, Save, Send
+from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
 from corps.model.command import AnyResult
 from corps.model.instance import Instance
@@ -24,6 +25,7 @@ class Ledger:
         self.session_of: dict[WorkerName, int] = {}  # workers that may be sent work
         self.taken: dict[str, int] = {}  # by app, the highest number that strangers have
         self.ahead_s: dict[WorkerName, float] = {}  # by how much the clocks of workers are ahead
+        self.fitness = Fitness()
         self._changes: list[MasterEffect] = []
         self._words: list[MasterEffect] = []
 

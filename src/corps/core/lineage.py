@@ -116,8 +116,8 @@ def check_facts(hello: Hello) -> None:
     if not hello.state_id or not hello.boot_id:
         raise Invalid("hello without state_id or boot_id", field="state_id")
     texts = (hello.state_id, hello.boot_id, hello.process_id, hello.life, hello.version)
-    if max(map(len, texts)) > FACT_MAX:
-        raise Invalid(f"an id or version over {FACT_MAX} characters", field="hello")
+    if max(map(len, (*texts, *msgspec.structs.astuple(hello.facts)))) > FACT_MAX:
+        raise Invalid(f"an id, version or fact over {FACT_MAX} characters", field="hello")
     if not (0 <= hello.cpu_count < COUNT_MAX and 0 <= hello.memory_bytes < COUNT_MAX):
         raise Invalid("a number of processors or bytes that cannot be", field="hello")
     for number in (hello.incarnation, hello.epoch, hello.heard_seq):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from random import Random
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
-from corps.core import believe
+from corps.core import accept, believe, candidates
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
@@ -22,9 +22,12 @@ from corps.core.observe import Observer
 from corps.core.orders import Orders
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
+from corps.model.command import Copy
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
+from corps.wire.drift import Verified
+from corps.wire.probe import Probed
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -44,6 +47,14 @@ from corps.wire.worker import (
     SignalDone,
     Uninstalled,
 )
+
+
+class Destination(NamedTuple):
+    """A worker that a copy is for, the artifacts it has whole, and why it gets none now."""
+
+    worker: WorkerName
+    installed: tuple[Digest, ...]
+    problem: str | None
 
 
 class MasterCore:
@@ -119,6 +130,20 @@ class MasterCore:
             name for name, digests in sorted(self._roster.installed.items()) if digest in digests
         )
 
+    def destinations(self, command: Copy) -> tuple[Destination, ...]:
+        """Where a copy would go. Raise what it would be refused for."""
+        installed = self._roster.installed
+        return tuple(
+            Destination(
+                worker.name, tuple(installed.get(worker.name, {})), self._unreachable(worker.name)
+            )
+            for worker in accept.recipients(self._ledger, command)
+        )
+
+    def fits(self, worker: WorkerName, digest: Digest) -> bool | None:
+        """Can the artifact run there, as the worker said? None: it has not said yet."""
+        return self._ledger.fitness.fits(worker, digest)
+
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
 
@@ -136,6 +161,9 @@ class MasterCore:
             if isinstance(surplus, Instance):
                 self._ledger.send_to(surplus.worker, Remove(keys=(surplus.key,)))
                 self._orders.removed([surplus.id])
+
+    def _unreachable(self, name: WorkerName) -> str | None:
+        return None if name in self._ledger.session_of else candidates.gone(self.cluster, name)
 
     # ---- messages
 
@@ -166,7 +194,10 @@ class MasterCore:
                 self._orders.signaled(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
-            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead():
+            case Probed():
+                problems = tuple(map(believe.text, message.problems))
+                self._ledger.fitness.hear(worker, message.digest, problems)
+            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case Hello() | Inventory():
                 pass  # a sign of life; answers to questions are the driver's

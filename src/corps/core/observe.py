@@ -43,7 +43,7 @@ FOREIGN_MAX = 1_000  # attempts that are told of as foreign
 NUMBER_MAX = 1_000_000_000
 UNEXPLAINED = Vanished(reason="its worker reported no reason")
 NOTES_MAX = 100
-NOTED = frozenset({"log-truncated", "log-cut", "disk-low", "disk-ok"})
+NOTED = frozenset({"log-truncated", "log-cut", "disk-low", "disk-ok", "drift"})
 
 
 class Observer:
@@ -208,7 +208,7 @@ class Observer:
             text = f"running as pid {new.pid}{again}"
             self._ledger.happened("started", new.id, text, new.worker)
         elif new.state is InstanceState.FETCHING:
-            text = f"{new.worker} fetches the files it lacks"
+            text = f"{new.worker} verifies its files, and fetches those it lacks"
             self._ledger.happened("fetching", new.id, text, new.worker)
 
     def _bury(self, instance: Instance, death: Death, *, was_seen: bool = False) -> Instance:

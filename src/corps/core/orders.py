@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from corps.core import accept, believe, versions
+from corps.core import accept, believe, candidates, versions
 from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
@@ -125,7 +125,7 @@ class Orders:
         """Nothing waits for a worker that is gone."""
         for id in self._waiting_for_worker(worker):
             row = self._rows[id][worker]
-            gone = accept.gone(self._ledger, worker)
+            gone = candidates.gone(self._ledger.cluster, worker)
             self._settle_row(id, msgspec.structs.replace(row, result=gone))
         for record, instance in self._pending(worker, Remove):
             self._tick_off(record.id, instance.id)

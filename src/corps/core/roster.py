@@ -223,6 +223,7 @@ class Roster:
         why = self._observer.rejoined(name, reports, why)
         if why is not None or hello.is_copy:
             self._tell_doubt(session, why or Doubt.SET_BACK)
+        ledger.fitness.forget(name)  # its machine may be another one now
         self._reconcile_artifacts(name)
         self._orders.worker_joined(name, artifacts)
 
@@ -253,6 +254,7 @@ class Roster:
                 state_since=known.state_since if known and was_ready else now,
                 incarnation=hello.incarnation,
                 process_id=hello.process_id,
+                facts=hello.facts,
             )
         )
         if not was_ready:
@@ -348,6 +350,7 @@ class Roster:
     def _lose(self, worker: Worker, silence_s: float) -> None:
         self._hearing.forget(worker.name)
         self.installed.pop(worker.name, None)
+        self._ledger.fitness.forget(worker.name)
         session = self._ledger.session_of.pop(worker.name, None)
         if session is not None:
             self._sessions[session].phase = Phase.EXPELLED

@@ -224,6 +224,9 @@ def view_worker(worker: Worker, silence_s: float | None, instances: int) -> Work
         memory_bytes=worker.memory_bytes,
         version=worker.version,
         reason=worker.reason or None,
+        machine=worker.facts.machine or None,
+        kernel=worker.facts.kernel or None,
+        libc=worker.facts.libc or None,
     )
 
 

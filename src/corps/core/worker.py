@@ -31,6 +31,7 @@ from corps.core.events import (
     Tell,
     Tick,
     Unlinked,
+    Unverified,
     WorkerEffect,
     WorkerEvent,
 )
@@ -39,7 +40,9 @@ from corps.model.artifact import Transfer
 from corps.model.instance import InstanceState, SpawnFailed
 from corps.model.name import AttemptKey, Digest
 from corps.wire import keeper, worker
+from corps.wire.drift import Verify
 from corps.wire.output import Note
+from corps.wire.probe import Probe
 from corps.wire.worker import Report
 
 ENOENT = 2
@@ -90,10 +93,8 @@ class WorkerCore:
                 self._hear_keeper(event)
             case Performed():
                 self._performed(event)
-            case SpawnBlocked():
-                self._children.blocked(event)
-            case Peaks():
-                self._children.saw_peaks(event)
+            case SpawnBlocked() | Unverified() | Peaks():
+                self._hear_driver(event)
             case Noticed():
                 self._notes.extend(event.notes)
             case _:
@@ -163,6 +164,8 @@ class WorkerCore:
                 self._effect(Leave(None, "the master ended this worker"))
             case worker.Sample() | worker.ReadSeries() | worker.ReadLog() | worker.ReadOutput():
                 pass  # the driver answers questions
+            case Probe() | Verify():
+                pass  # questions as well
             case _:
                 assert_never(message)
 
@@ -246,6 +249,19 @@ class WorkerCore:
         else:
             self._children.keeper_gone()
         self._say_hello()
+
+    def _hear_driver(self, event: SpawnBlocked | Unverified | Peaks) -> None:
+        match event:
+            case SpawnBlocked():
+                self._children.blocked(event)
+            case Unverified():
+                attempt = self._children.unverified(event.key)
+                if attempt is not None:
+                    self._stock.fetch(attempt.report.digest, Transfer())
+            case Peaks():
+                self._children.saw_peaks(event)
+            case _:
+                assert_never(event)
 
     def _performed(self, event: Performed) -> None:
         outcome = event.outcome

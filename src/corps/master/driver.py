@@ -37,12 +37,12 @@ from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
 from corps.store.records import RecordStore
+from corps.wire.probe import Probed
 from corps.wire.worker import (
+    Answer,
     FromWorker,
     LogRead,
     OutputRead,
-    Sampled,
-    SeriesRead,
     ToWorker,
 )
 
@@ -175,12 +175,12 @@ class MasterDriver:
 
     def answered(self, message: FromWorker) -> None:
         """Hand an answer to whoever asked."""
-        if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
+        if isinstance(message, Answer):
             question = self._questions.get(message.ask)
             if question is None:
                 return
             question.parts.append(message)
-            is_last = isinstance(message, LogRead | OutputRead) or message.is_last
+            is_last = isinstance(message, LogRead | OutputRead | Probed) or message.is_last
             if is_last and not question.over.done():
                 question.over.set_result(None)
 

@@ -7,6 +7,7 @@ Errors are `Failure` in JSON with the status of their class; the OpenAPI documen
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -23,14 +24,15 @@ from litestar.params import Parameter
 from corps.core.events import ArtifactFacts, Commanded
 from corps.errors import ERRORS, Conflict, CorpsError, NotFound
 from corps.master import audit as auditing
-from corps.master import logs, queries
+from corps.master import copies, fitness, logs, queries
 from corps.master.driver import MasterDriver
 from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
 from corps.master.usage import usage_by_app as by_app
 from corps.master.usage import usage_by_instance as by_instance
 from corps.model.artifact import MANIFEST_MAX_BYTES, Artifact, Manifest, decode_manifest
-from corps.model.command import AnyResult, Copy, Failure, Submission
+from corps.model.check import Check, CheckView
+from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.output_view import OutputView
 from corps.model.view import (
@@ -38,7 +40,6 @@ from corps.model.view import (
     ArtifactView,
     AuditView,
     CompareView,
-    CopyView,
     EventView,
     InstanceUsageView,
     InstanceView,
@@ -48,7 +49,8 @@ from corps.model.view import (
     WorkerView,
 )
 from corps.store.blobs import BlobStore
-from corps.wire.worker import LOG_CHUNK_MAX_BYTES, ReadLog, ReadOutput
+from corps.wire.output import LOG_CHUNK_MAX_BYTES
+from corps.wire.worker import ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
@@ -90,10 +92,20 @@ async def commands(
     facts = None
     if isinstance(data.command, Copy):
         facts = await asyncio.to_thread(_facts, master.blobs, data.command)
+    if isinstance(data.command, Copy | Launch):
+        load = functools.partial(load_manifest, master.blobs)
+        await fitness.ask_before(master.driver, data, load)
     event = Commanded(data.id, body, data.command, master.who(request), facts)
     result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
+
+
+@post("/v1/check", status_code=200, summary="Which workers could run it, as they are now")
+async def check(state: State, data: Check, on: str = "all") -> list[CheckView]:
+    driver = _of(state).driver
+    await driver.settled()
+    return await fitness.check(driver, data, on)
 
 
 @get("/v1/status", summary="The cluster and its master")
@@ -183,11 +195,6 @@ async def artifacts(state: State) -> list[ArtifactView]:
         manifest = await asyncio.to_thread(load_manifest, master.blobs, artifact.digest)
         rows.append(_artifact_row(master, artifact, manifest))
     return rows
-
-
-@get("/v1/progress/{id:str}", summary="How far a copy is")
-async def progress(state: State, id: str) -> list[CopyView]:
-    return list(_of(state).driver.core.progress(id))
 
 
 @get("/v1/instances/{id:str}/log", summary="Bytes of a log", media_type="application/octet-stream")
@@ -327,6 +334,7 @@ def make_app(master: Master) -> Litestar:
     return Litestar(
         [
             commands,
+            check,
             status,
             workers,
             instances,
@@ -338,7 +346,8 @@ def make_app(master: Master) -> Litestar:
             audit,
             compare,
             artifacts,
-            progress,
+            copies.plan,
+            copies.progress,
             log,
             output,
             shutdown,

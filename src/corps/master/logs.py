@@ -11,8 +11,8 @@ from corps.master.driver import ASK_DEADLINE_S, MasterDriver
 from corps.model.instance import Instance
 from corps.model.name import AttemptKey, InstanceId, attempt_key, did_you_mean
 from corps.model.output_view import GoneView, OutputView, PieceView, StreamView
+from corps.wire.output import LOG_CHUNK_MAX_BYTES
 from corps.wire.worker import (
-    LOG_CHUNK_MAX_BYTES,
     FromWorker,
     LogRead,
     OutputRead,

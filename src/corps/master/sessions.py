@@ -19,11 +19,8 @@ from corps.net.address import format_address
 from corps.net.connection import Connection, tune
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES, SWARM_PREFACE
 from corps.wire.worker import (
+    Answer,
     FromWorker,
-    LogRead,
-    OutputRead,
-    Sampled,
-    SeriesRead,
     ToWorker,
 )
 
@@ -141,7 +138,7 @@ class Sessions:
 
     def _received(self, id: int, messages: tuple[FromWorker, ...]) -> None:
         for message in messages:
-            if isinstance(message, Sampled | SeriesRead | LogRead | OutputRead):
+            if isinstance(message, Answer):
                 self._driver.answered(message)
         if id in self._connections:
             self._driver.feed(Received(id, messages))

@@ -21,10 +21,14 @@ FILES_MAX = 100_000
 PATH_MAX_BYTES = 1_024
 BLOB_MAX_BYTES = 8 << 30
 MANIFEST_MAX_BYTES = 64 << 20
+RATE_MIN_BYTES_S = 1 << 10
 LIBRARY_DIR = "lib"
 NAME_MAX_BYTES = 255
+RUNNER_WORDS_MAX = 64
+RUNNER_MAX_CHARS = 4_096
 _NOT_NAMES = frozenset(("", ".", ".."))
 _ODD = re.compile(r"[\x00-\x1f\x7f\\]")
+_NOT_RUNNER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class FileKind(StrEnum):
@@ -54,7 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one launch needs: `entry` is executed, `library_dirs` hold its libraries.
 
     With a `runner` that program is executed instead, and gets the path of `entry` behind its own
-    arguments: `("java", "-jar")`. `needs`: what the machine must have by itself.
+    arguments: `("java", "-jar")`; a name without a slash is looked for in the PATH of the launch.
+    `needs`: what the machine must have by itself.
     """
 
     entry: str
@@ -67,10 +72,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact should travel: from other workers as well, or from the master alone; and at
-    most so many bytes in a second to each worker (None: as fast as it goes)."""
+    most so many bytes in a second to each worker (None: as fast as it goes). `forced`: also to
+    workers that say they could not run it. `workers`: to how many at once."""
 
     swarm: bool = True
     rate_bytes_s: int | None = None
+    forced: bool = False
+    workers: int = 1
+
+
+def check_transfer(transfer: Transfer) -> Transfer:
+    rate_bytes_s = transfer.rate_bytes_s
+    if rate_bytes_s is not None and rate_bytes_s < RATE_MIN_BYTES_S:
+        raise Invalid(
+            f"a rate of {rate_bytes_s} bytes in a second: at least {RATE_MIN_BYTES_S}", field="rate"
+        )
+    return transfer
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +142,7 @@ def check_manifest(manifest: Manifest) -> None:
         check_path(directory)
         if ":" in directory:
             raise Invalid(f"library directory {directory!r} has a colon", field="library_dirs")
+    check_runner(manifest.runner)
 
 
 def check_path(path: str) -> str:
@@ -167,6 +185,22 @@ def check_link(link: LinkEntry) -> LinkEntry:
     if len(link.target) > PATH_MAX_BYTES:
         raise Invalid(f"link {link.path[:80]!r} has a target that is too long", field="links")
     return link
+
+
+def check_runner(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `words` if they can start a program: its full path or its name, and arguments."""
+    if len(words) > RUNNER_WORDS_MAX or sum(map(len, words)) > RUNNER_MAX_CHARS:
+        raise Invalid(
+            f"the runner has more than {RUNNER_WORDS_MAX} words or {RUNNER_MAX_CHARS} characters",
+            field="runner",
+        )
+    if any(_NOT_RUNNER.search(word) for word in words):
+        raise Invalid("the runner has control characters, or is not UTF-8", field="runner")
+    if words and not words[0].startswith("/") and ("/" in words[0] or words[0] in _NOT_NAMES):
+        raise Invalid(
+            f"bad runner {words[0][:80]!r}: the name of a program, or its full path", field="runner"
+        )
+    return words
 
 
 def split_artifact(text: str) -> tuple[str, Digest | None]:

@@ -24,6 +24,9 @@ class WorkerView(View, frozen=True, kw_only=True):
     memory_bytes: int
     version: str
     reason: str | None = None
+    machine: str | None = None
+    kernel: str | None = None
+    libc: str | None = None
 
 
 class DeathView(View, frozen=True, kw_only=True):

@@ -17,6 +17,14 @@ class WorkerState(StrEnum):
     LOST = "lost"
 
 
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine is: `machine` and `kernel` as uname(2) says; `libc`: `glibc 2.36`, `musl`."""
+
+    machine: str = ""
+    kernel: str = ""
+    libc: str = ""
+
+
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """One worker.
 
@@ -41,3 +49,4 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     process_id: str = ""
     reason: str = ""
     has_heard_more: bool = False
+    facts: Facts = Facts()

@@ -7,7 +7,6 @@ side is in `bulk_client`.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from typing import assert_never
@@ -15,9 +14,10 @@ from typing import assert_never
 from corps.errors import CorpsError, Denied, Invalid, ProtocolError
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
-from corps.net.bulk_client import MISSING_MAX, SMALL_BYTES, Blobs, BulkClient
+from corps.net.bulk_client import MISSING_MAX, Blobs, BulkClient
 from corps.net.channel import STALL_S, Channel
 from corps.net.listener import Listener
+from corps.net.outgoing import Outgoing
 from corps.wire.bulk import (
     BulkAnswer,
     BulkRequest,
@@ -40,9 +40,10 @@ def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float 
     The acceptor has read the preface. Never raises for what a peer does.
     """
     channel: Channel[BulkRequest] = Channel(sock, BulkRequest, stall_s)
+    outgoing = Outgoing(channel, store)
     try:
         while (request := channel.receive()) is not None:
-            _answer(channel, store, may_put, request)
+            _answer(channel, outgoing, store, may_put, request)
     except ProtocolError as error:
         channel.hang_up(Trouble(code=error.code, message=error.message))
     except OSError:
@@ -52,11 +53,15 @@ def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float 
 
 
 def _answer(
-    channel: Channel[BulkRequest], store: Blobs, may_put: bool, request: BulkRequest
+    channel: Channel[BulkRequest],
+    outgoing: Outgoing,
+    store: Blobs,
+    may_put: bool,
+    request: BulkRequest,
 ) -> None:
     match request:
         case Want():
-            _send_blob(channel, store, request)
+            outgoing.send(request)
         case Pieces(digest=digest):
             channel.hold(encode_frame(_piece_list(store, digest)))
         case Missing(digests=digests):
@@ -82,36 +87,6 @@ def _piece_list(store: Blobs, digest: Digest) -> PieceList | Trouble:
         return PieceList(digest=digest, size_bytes=size_bytes, pieces=pieces)
     except CorpsError as error:
         return Trouble(code=error.code, message=error.message)
-
-
-def _send_blob(channel: Channel[BulkRequest], store: Blobs, want: Want) -> None:
-    try:
-        fd = store.open_blob(want.digest)
-    except CorpsError as error:
-        channel.hold(encode_frame(Trouble(code=error.code, message=error.message)))
-        return
-    try:
-        size_bytes = os.fstat(fd).st_size
-        count = size_bytes - want.offset if want.length is None else want.length
-        if want.offset < 0 or not 0 <= count <= size_bytes - want.offset:
-            raise ProtocolError(
-                f"blob {want.digest!r} has {size_bytes} bytes, "
-                f"not {max(count, 0)} from offset {want.offset} on"
-            )
-        sending = Sending(
-            digest=want.digest, size_bytes=size_bytes, offset=want.offset, length=want.length
-        )
-        channel.hold(encode_frame(sending))
-        if count <= SMALL_BYTES:
-            data = os.pread(fd, count, want.offset)
-            channel.hold(data)
-            sent = len(data)
-        else:
-            sent = channel.send_file(fd, want.offset, count)
-        if sent < count:
-            raise OSError(f"blob {want.digest!r} was cut short on disk")
-    finally:
-        os.close(fd)
 
 
 def _take_blob(

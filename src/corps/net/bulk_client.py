@@ -27,6 +27,7 @@ from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest, check_digest
 from corps.model.pieces import check_pieces, piece_span
 from corps.net.channel import STALL_S, Channel
+from corps.net.incoming import PLAIN, Asking, OnArrived, ignore_arrived, receive_range
 from corps.wire.bulk import (
     BulkAnswer,
     Missing,
@@ -142,38 +143,41 @@ class BulkClient:
         self,
         digest: Digest,
         store: Blobs,
-        on_bytes: OnBytes = ignore_bytes,
+        on_arrived: OnArrived = ignore_arrived,
         limit_bytes: int = BLOB_MAX_BYTES,
     ) -> None:
         """Bring one blob into `store`, from where it broke off the last time."""
-        self.fetch_all((digest,), store, on_bytes, limit_bytes)
+        self.fetch_all((digest,), store, on_arrived, limit_bytes)
 
     def fetch_all(
         self,
         digests: Iterable[Digest],
         store: Blobs,
-        on_bytes: OnBytes = ignore_bytes,
+        on_arrived: OnArrived = ignore_arrived,
         limit_bytes: int = BLOB_MAX_BYTES,
+        asking: Asking = PLAIN,
     ) -> None:
-        """Bring these blobs into `store`, asking ahead so that small ones come in a stream."""
+        """Bring these blobs into `store`, asking ahead so that small ones come in a stream.
+
+        `on_arrived` hears how many bytes came on the wire, and how many of blobs that made.
+        """
         todo = deque(dict.fromkeys(digests))
-        pending: deque[tuple[Digest, Writer | None]] = deque()
+        pending: deque[tuple[Want, Writer | None]] = deque()
         try:
             with self._talking("fetch blobs") as channel:
                 while todo or pending:
                     if len(pending) <= WINDOW_MAX // 2:
-                        _ask(channel, store, todo, pending)
-                    digest, writer = pending[0]
-                    sending = _receive_sending(channel, digest, writer, limit_bytes)
+                        _ask(channel, store, asking, todo, pending)
+                    want, writer = pending[0]
+                    sending = _receive_sending(channel, want.digest, writer, limit_bytes)
                     if writer is None:
-                        writer = store.writer(digest, sending.size_bytes, resumable=True)
-                        pending[0] = (digest, writer)
+                        writer = store.writer(want.digest, sending.size_bytes, resumable=True)
+                        pending[0] = (want, writer)
                     writer.expect(sending.size_bytes)
-                    for piece in channel.receive_raw(sending.size_bytes - sending.offset):
-                        writer.write(piece)
-                        on_bytes(len(piece))
-                    writer.commit()
-                    pending.popleft()
+                    receive_range(channel, sending, want, store.open_blob, writer.write, on_arrived)
+                    if writer.received_bytes == sending.size_bytes:
+                        writer.commit()
+                        pending.popleft()
         finally:
             for _, writer in pending:
                 if writer is not None:
@@ -256,15 +260,16 @@ def _receive(channel: Channel[BulkAnswer]) -> BulkAnswer:
 def _ask(
     channel: Channel[BulkAnswer],
     store: Blobs,
+    asking: Asking,
     todo: deque[Digest],
-    pending: deque[tuple[Digest, Writer | None]],
+    pending: deque[tuple[Want, Writer | None]],
 ) -> None:
     while todo and len(pending) < WINDOW_MAX:
         digest = check_digest(todo.popleft())
         writer = store.resume(digest)
-        pending.append((digest, writer))
-        offset = writer.received_bytes if writer is not None else 0
-        channel.hold(encode_frame(Want(digest=digest, offset=offset)))
+        want = asking.want(digest, writer.received_bytes if writer is not None else 0)
+        pending.append((want, writer))
+        channel.hold(encode_frame(want))
     channel.flush()
 
 

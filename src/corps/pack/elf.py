@@ -19,7 +19,7 @@ DF_1_NODEFLIB = 0x800
 STRING_MAX = 4096
 NEEDED_MAX = 4096
 # what a parser of hostile bytes may come across, beside ELFError
-_DAMAGE = (
+DAMAGE = (
     ELFError,
     AssertionError,
     AttributeError,
@@ -84,11 +84,15 @@ def read_elf(path: str | Path) -> Elf | None:
     try:
         with open(path, "rb") as file:
             return _read(ELFFile(file), machine)
-    except _DAMAGE as error:
-        raise Invalid(
-            f"'{path}' is a damaged program or library ({error}); build or install it again",
-            field="path",
-        ) from error
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: str | Path, error: Exception) -> Invalid:
+    return Invalid(
+        f"'{path}' is a damaged program or library ({error}); build or install it again",
+        field="path",
+    )
 
 
 def _read(file: ELFFile, machine: Machine) -> Elf:

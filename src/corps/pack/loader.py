@@ -1,7 +1,7 @@
 """Finds the libraries of a program as ld.so(8) would find them on this machine.
 
-One departure: the variants for newer processors (glibc-hwcaps) are left out, since a copy must run
-on any worker of the same architecture.
+Of a library with variants for newer processors (glibc-hwcaps) it finds what any processor can run,
+and the variants that ld.so would prefer to it: all travel, and each worker's own ld.so chooses.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import os
 import re
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from corps.errors import Invalid
 from corps.pack.elf import Elf, Machine, machine_of, read_elf
-from corps.pack.system import is_system
+from corps.pack.system import owner_of
 
 CACHE = Path("/etc/ld.so.cache")
 CACHE_MAX_BYTES = 64 << 20
 LIBRARIES_MAX = 10_000
+HWCAPS = "glibc-hwcaps"
 _OLD_MAGIC = b"ld.so-1.7.0\0"
 _NEW_MAGIC = b"glibc-ld.so.cache1.1"
 _NEW_HEADER = struct.Struct("=20sII20x")
@@ -39,18 +40,26 @@ _TRIPLETS: dict[tuple[int, int], tuple[str, ...]] = {
 
 
 class Found(NamedTuple):
-    """`via_origin`: found beside the file that needs it, wherever the two of them are."""
+    """`via_origin`: found beside the file that needs it, wherever the two of them are.
 
-    path: str
+    `variants`: for newer processors, (name of the subdirectory, path); without a library for all
+    processors `path` is None.
+    """
+
+    path: str | None
     via_origin: bool = False
+    variants: tuple[tuple[str, str], ...] = ()
 
 
 class Library(NamedTuple):
-    """One file the program needs, under the name it is asked for."""
+    """One file the program needs, under the name it is asked for. `hwcap`: for which processors
+    only, "" for all (`x86-64-v3`)."""
 
     name: str
     path: Path
     via_origin: bool
+    asked_by: str
+    hwcap: str = ""
 
 
 class Closure(NamedTuple):
@@ -64,11 +73,17 @@ class Places(NamedTuple):
     """Where to look beside what the files and the system say.
 
     `given` goes before everything, `nearby` before the system's directories; both by name.
+    `library_path` is what LD_LIBRARY_PATH says.
     """
 
     given: Mapping[str, Path] = {}
     nearby: Mapping[str, Sequence[Path]] = {}
     library_path: tuple[str, ...] = ()
+
+
+class _Step(NamedTuple):
+    paths: list[str]
+    via_origin: bool = False
 
 
 class _Object(NamedTuple):
@@ -78,42 +93,72 @@ class _Object(NamedTuple):
 
     @property
     def origin(self) -> str:
-        return os.path.dirname(os.path.abspath(self.path))
+        return os.path.dirname(_absolute(self.path))
 
 
-def closure(program: Path, extras: Sequence[Path], places: Places) -> Closure:
+def closure(
+    program: Path,
+    extras: Sequence[Path],
+    places: Places,
+    reason_to_stay: Callable[[str], str | None] = owner_of,
+) -> Closure:
     """All that `program`, and the libraries `extras` it will load, need; breadth first, as ld.so.
 
-    The system's libraries are left out, and what only they need.
+    What stays, for a reason, is left out, and what only it needs: the machine brings that itself.
     """
     main = _opened(os.path.realpath(program), None)
-    search = _Search(main.elf, places)
+    search = _Search(main, places)
     queue = deque([main, *(_opened(str(extra), main) for extra in extras)])
-    known: dict[str, Library] = {}
-    by_soname: dict[str, Library] = {}
+    known: dict[str, list[Library]] = {}
+    by_soname: dict[str, list[Library]] = {}
     missing: dict[str, tuple[str, str]] = {}
     while queue:
         asking = queue.popleft()
         for name in asking.elf.needed:
-            if is_system(name) or name in known or name in missing:
+            if name in known or name in missing or reason_to_stay(name):
                 continue
             if name in by_soname:
-                known[name] = by_soname[name]._replace(name=name)
+                known[name] = [library._replace(name=name) for library in by_soname[name]]
                 continue
             found = search.find(name, asking)
             if found is None or len(known) >= LIBRARIES_MAX:
                 missing[name] = (os.path.basename(asking.path), name)
                 continue
-            loaded = _opened(found.path, asking)
-            known[name] = library = Library(name, Path(found.path), found.via_origin)
-            if loaded.elf.soname:
-                by_soname.setdefault(loaded.elf.soname, library)
-            queue.append(loaded)
-    return Closure(tuple(known.values()), tuple(missing.values()))
+            known[name] = libraries = list(_libraries(name, found, asking))
+            for library in libraries:
+                loaded = _opened(str(library.path), asking)
+                if loaded.elf.soname:
+                    by_soname.setdefault(loaded.elf.soname, libraries)
+                queue.append(loaded)
+    return Closure(
+        tuple(library for libraries in known.values() for library in libraries),
+        tuple(missing.values()),
+    )
+
+
+def found_by_name(program: Path, names: Sequence[str], places: Places) -> set[str]:
+    """Where dlopen(3) of these names, called by the program, would lead: real paths."""
+    main = _opened(os.path.realpath(program), None)
+    search = _Search(main, places)
+    found = [search.find(name, main) for name in names]
+    paths = [library.path for library in found if library is not None and library.path is not None]
+    return {os.path.realpath(path) for path in paths}
+
+
+def _libraries(name: str, found: Found, asking: _Object) -> Iterator[Library]:
+    asked_by = os.path.basename(asking.path)
+    if found.path is not None:
+        yield Library(name, Path(found.path), found.via_origin, asked_by)
+    for hwcap, path in found.variants:
+        yield Library(name, Path(path), found.via_origin, asked_by, hwcap)
 
 
 def read_cache(path: Path = CACHE) -> dict[str, list[str]]:
-    """Names -> paths of ld.so.cache (glibc: elf/cache.c); empty when it cannot be understood."""
+    """Names -> paths of ld.so.cache (glibc: elf/cache.c); empty when it cannot be understood.
+
+    Of the entries for some processors only those in a glibc-hwcaps directory: the others are of an
+    ldconfig before 2.33, and mean what no loader from 2.37 on looks for.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(CACHE_MAX_BYTES)
@@ -128,8 +173,8 @@ def read_cache(path: Path = CACHE) -> dict[str, list[str]]:
         first = start + _NEW_HEADER.size
         entries = data[first : first + count * _NEW_ENTRY.size]
         for _, key, value, _, hwcap in _NEW_ENTRY.iter_unpack(entries):
-            if not hwcap:
-                name, target = _string(data, start + key), _string(data, start + value)
+            name, target = _string(data, start + key), _string(data, start + value)
+            if not hwcap or _hwcap_of(target):
                 found.setdefault(name, []).append(target)
         return found
     except (OSError, struct.error, ValueError):
@@ -148,48 +193,69 @@ def _opened(path: str, loader: _Object | None) -> _Object:
 
 
 class _Search:
-    def __init__(self, main: Elf, places: Places) -> None:
-        self._machine = main.machine
+    def __init__(self, main: _Object, places: Places) -> None:
+        interpreter = main.elf.interpreter or ""
+        self._main = main
+        self._machine = main.elf.machine
         self._places = places
-        self._is_musl = "/ld-musl-" in (main.interpreter or "")
-        self._defaults = tuple(_default_directories(main.machine, main.interpreter or ""))
+        self._is_musl = "/ld-musl-" in interpreter
+        self._defaults = tuple(_default_directories(self._machine, interpreter))
         self._cache = {} if self._is_musl else read_cache()
+        self._hwcaps: dict[str, tuple[str, ...]] = {}
 
     def find(self, name: str, asking: _Object) -> Found | None:
         given = self._places.given.get(name)
         if given is not None:
             return Found(str(given))
         if "/" in name:
-            return self._first(
-                ((path, "$" in name) for path in self._expanded(name, asking)),
-            )
-        return self._first(self._candidates(name, asking))
+            steps: Iterator[_Step] = iter([_Step(self._expanded(name, asking), "$" in name)])
+        else:
+            steps = self._steps(name, asking)
+        variants: dict[str, str] = {}
+        for paths, via_origin in steps:
+            for path in paths:
+                hwcap = _hwcap_of(path)
+                if hwcap in variants or machine_of(path) != self._machine:
+                    continue
+                if not hwcap:
+                    return Found(_absolute(path), via_origin, tuple(variants.items()))
+                variants[hwcap] = _absolute(path)
+        return Found(None, False, tuple(variants.items())) if variants else None
 
-    def _candidates(self, name: str, asking: _Object) -> Iterator[tuple[str, bool]]:
-        """Paths in ld.so's order, each with whether $ORIGIN led to it."""
+    def _steps(self, name: str, asking: _Object) -> Iterator[_Step]:
+        """What ld.so tries, in its order."""
         if not asking.elf.runpath:
             above: _Object | None = asking
             while above is not None:
                 if not above.elf.runpath:
                     yield from self._below(above.elf.rpath, name, above)
                 above = above.loader
-        for directory in self._places.library_path:
-            yield os.path.join(directory or ".", name), False
+        yield from self._below(self._places.library_path, name, self._main)
         yield from self._below(asking.elf.runpath, name, asking)
-        for path in self._places.nearby.get(name, ()):
-            yield str(path), False
+        yield _Step([str(path) for path in self._places.nearby.get(name, ())], False)
+        cached = [path for path in self._cache.get(name, ()) if self._may_use(path, asking)]
+        yield _Step(sorted(cached, key=_hwcap_rank, reverse=True))
         if asking.elf.has_default_path:
-            for cached in self._cache.get(name, ()):
-                yield cached, False
             for directory in self._defaults:
-                yield os.path.join(directory, name), False
+                yield _Step(self._in(directory, name))
 
-    def _below(
-        self, directories: tuple[str, ...], name: str, owner: _Object
-    ) -> Iterator[tuple[str, bool]]:
+    def _may_use(self, cached: str, asking: _Object) -> bool:
+        """With DF_1_NODEFLIB: nothing that begins like a default directory (elf/dl-load.c)."""
+        return asking.elf.has_default_path or not cached.startswith(
+            tuple(f"{directory}/" for directory in self._defaults)
+        )
+
+    def _below(self, directories: tuple[str, ...], name: str, owner: _Object) -> Iterator[_Step]:
         for directory in directories:
             for expanded in self._expanded(directory, owner):
-                yield os.path.join(expanded or ".", name), "ORIGIN" in directory
+                yield _Step(self._in(expanded or ".", name), "ORIGIN" in directory)
+
+    def _in(self, directory: str, name: str) -> list[str]:
+        """The paths of one directory, variants for newer processors first."""
+        if directory not in self._hwcaps:
+            self._hwcaps[directory] = () if self._is_musl else _hwcaps_in(directory)
+        variants = [os.path.join(directory, HWCAPS, h, name) for h in self._hwcaps[directory]]
+        return [*variants, os.path.join(directory, name)]
 
     def _expanded(self, text: str, owner: _Object) -> list[str]:
         """$LIB depends on how the loader was built, so each of its known values is tried."""
@@ -203,11 +269,32 @@ class _Search:
             texts.append(_replace_tokens(text, values))
         return texts
 
-    def _first(self, candidates: Iterator[tuple[str, bool]]) -> Found | None:
-        for path, via_origin in candidates:
-            if machine_of(path) == self._machine:
-                return Found(os.path.abspath(path), via_origin)
-        return None
+
+def _hwcaps_in(directory: str) -> tuple[str, ...]:
+    """The best processors first, as their names have it: x86-64-v4, v3, v2; power10, power9."""
+    try:
+        names = os.listdir(os.path.join(directory, HWCAPS))
+    except OSError:
+        return ()
+    return tuple(sorted(names, key=_rank, reverse=True))
+
+
+def _rank(hwcap: str) -> tuple[int, str]:
+    return len(hwcap), hwcap
+
+
+def _hwcap_rank(path: str) -> tuple[int, str]:
+    return _rank(_hwcap_of(path))
+
+
+def _hwcap_of(path: str) -> str:
+    parts = path.rsplit("/", 3)
+    return parts[2] if len(parts) == 4 and parts[1] == HWCAPS else ""
+
+
+def _absolute(path: str) -> str:
+    """`..` stays: what is before it may be a link."""
+    return os.path.join(os.getcwd(), path)
 
 
 def _replace_tokens(text: str, values: Mapping[str, str]) -> str:

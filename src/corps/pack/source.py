@@ -120,6 +120,28 @@ def has_library_name(path: str) -> bool:
     return _LIBRARY.fullmatch(os.path.basename(path)) is not None
 
 
+def interpreters(head: bytes) -> tuple[str, ...]:
+    """The programs that run a script of these first bytes: `/bin/sh`; `/usr/bin/env`, `python3`."""
+    if not head.startswith(b"#!"):
+        return ()
+    words = os.fsdecode(head[2:].split(b"\n", 1)[0]).split()
+    if not words or not words[0].startswith("/"):
+        return ()  # looked for where the launch begins, so it says nothing of the machine
+    program = _run_by_env(words[1:]) if os.path.basename(words[0]) == "env" else ""
+    return (words[0], program) if program else (words[0],)
+
+
+def _run_by_env(words: list[str]) -> str:
+    """Of the arguments of env(1); `-u NAME` and `-C DIR` take one of their own."""
+    names = iter(words)
+    for word in names:
+        if word in ("-u", "-C", "--unset", "--chdir"):
+            next(names, "")
+        elif not word.startswith("-") and "=" not in word:
+            return word
+    return ""
+
+
 def shebang_warnings(name: str, head: bytes) -> Iterator[str]:
     """Why a script may fail to start on a worker, or here."""
     line = head[2:].split(b"\n", 1)[0]
@@ -141,7 +163,7 @@ def shebang_warnings(name: str, head: bytes) -> Iterator[str]:
     elif not line.endswith(b"\r") and not os.path.exists(interpreter):
         yield f"'{name}' needs '{interpreter}', which is not on this machine"
     if os.path.basename(interpreter) == "env":
-        program = next((word for word in words[1:] if not word.startswith("-")), "")
+        program = _run_by_env(words[1:])
         here = "" if shutil.which(program) else ", and is not in the PATH here"
         yield f"'{name}' is run by '{program}', which must be in the PATH of each worker{here}"
 

@@ -14,10 +14,9 @@ import errno
 import os
 import posixpath
 import re
-import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,17 +25,17 @@ from corps.errors import Conflict, Invalid, NotFound
 from corps.model.artifact import (
     MANIFEST_MAX_BYTES,
     FileEntry,
+    LinkEntry,
     Manifest,
     decode_manifest,
 )
 from corps.model.name import Digest, check_digest
 from corps.store.blobs import BlobStore, disk_failure, make_directory, sync_directory
+from corps.store.directory import DIRECTORY_MODE, opened, remove_directory
+from corps.store.verify import file_mode
 
-EXECUTABLE_MODE = 0o555
-DATA_MODE = 0o444
-DIRECTORY_MODE = 0o755
 COPY_BYTES = 1 << 30
-NEW, OLD = ".new-", ".old-"
+NEW, OLD, AGAIN = ".new-", ".old-", ".again-"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DIGEST = re.compile("[0-9a-f]{64}")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,7 +58,9 @@ class Trees:
         self._blobs = blobs
         self._lock = threading.RLock()
         self._launch_paths: dict[Digest, LaunchPaths] = {}
+        self._runners: dict[Digest, tuple[str, ...]] = {}
         self._kept: list[tuple[Digest, Manifest]] = []
+        self._doubted: dict[Digest, None] = {}  # they stand, and lack what must be fetched
         make_directory(self._root, DIRECTORY_MODE)
         self._finish_interrupted()
         if not blobs.durable:
@@ -72,6 +73,22 @@ class Trees:
         except OSError as error:
             raise disk_failure(error, "cannot list the trees", self._root) from error
         return tuple(sorted(name for name in names if self._is_whole(name)))
+
+    def path(self, digest: Digest) -> str:
+        """Where the tree is, or would be."""
+        return f"{self._root.absolute()}/{check_digest(digest)}"
+
+    def stands(self, digest: Digest) -> bool:
+        """Its directory is there, whatever is in it, or is not."""
+        return os.path.isdir(self.path(digest))
+
+    def newest(self, limit: int) -> tuple[Digest, ...]:
+        """Of all whole trees those that were built last, the newest first."""
+        built_at = {}
+        for digest in self.installed():
+            with contextlib.suppress(FileNotFoundError):
+                built_at[digest] = os.stat(self._root / digest).st_ctime_ns
+        return tuple(sorted(built_at, key=lambda digest: -built_at[digest])[:limit])
 
     def is_installed(self, digest: Digest) -> bool:
         return self._is_whole(check_digest(digest))
@@ -92,7 +109,13 @@ class Trees:
                 entry_path=f"{tree}/{manifest.entry}",
                 library_path=":".join(f"{tree}/{name}" for name in manifest.library_dirs),
             )
+            self._runners[digest] = manifest.runner
         return known
+
+    def runner(self, digest: Digest) -> tuple[str, ...]:
+        """What the entry is given to; empty: it is executed itself. Raise NotFound as above."""
+        self.launch_paths(digest)
+        return self._runners[digest]
 
     @contextlib.contextmanager
     def keeping(self, digest: Digest, manifest: Manifest) -> Iterator[None]:
@@ -114,6 +137,10 @@ class Trees:
             if self.is_installed(digest):
                 return
             manifest = self.manifest(digest)
+            if self.stands(digest):
+                self.place_again(digest, (*manifest.files, *manifest.links))
+                self._doubted.pop(digest, None)
+                return
             new = self._root / f"{NEW}{digest}"
             try:
                 self._fill(new, manifest)
@@ -123,7 +150,21 @@ class Trees:
             except OSError as error:
                 raise disk_failure(error, f"cannot unpack artifact {digest!r}", new) from error
             finally:
-                _remove_directory(new)
+                remove_directory(new)
+
+    def doubt(self, digest: Digest) -> None:
+        """Something of it must be fetched: it counts as not installed until it is built again."""
+        with self._lock:
+            self._doubted[digest] = None
+
+    def place_again(self, digest: Digest, entries: Iterable[FileEntry | LinkEntry]) -> None:
+        """Replace files of a tree that stands, one by one: what runs there always finds them."""
+        with self._lock:
+            try:
+                self._replace(self._root / digest, entries)
+            except OSError as error:
+                tree = self._root / digest
+                raise disk_failure(error, f"cannot repair artifact {digest!r}", tree) from error
 
     def remove(self, digest: Digest) -> None:
         """Remove the tree, and exactly the blobs nothing else needs. None there is fine."""
@@ -132,9 +173,10 @@ class Trees:
             if any(kept == digest for kept, _ in self._kept):
                 raise Conflict(f"artifact {digest!r} is being copied here; repeat when it is done")
             self._launch_paths.pop(digest, None)
+            self._doubted.pop(digest, None)
             old = self._root / f"{OLD}{digest}"
             try:
-                _remove_directory(old)
+                remove_directory(old)
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self._root / digest, old)
                 self._finish_removal(digest, old)
@@ -155,6 +197,7 @@ class Trees:
     def _is_whole(self, name: str) -> bool:
         return (
             _DIGEST.fullmatch(name) is not None
+            and name not in self._doubted
             and os.path.isdir(f"{self._root}/{name}")
             and self._blobs.has(name)
         )
@@ -163,17 +206,17 @@ class Trees:
 
     def _fill(self, new: Path, manifest: Manifest) -> None:
         """The manifest is checked; still no path is followed: each is walked, links come last."""
-        _remove_directory(new)
+        remove_directory(new)
         new.mkdir(mode=0o700)
         root_fd = os.open(new, _DIRECTORY)
         try:
             for directory, entries in _by_directory(manifest.files, lambda entry: entry.path):
-                with _opened(root_fd, directory) as fd:
+                with opened(root_fd, directory) as fd:
                     for entry in entries:
                         self._place(entry, fd)
                     self._sync(fd)
             for directory, links in _by_directory(manifest.links, lambda link: link.path):
-                with _opened(root_fd, directory) as fd:
+                with opened(root_fd, directory) as fd:
                     for link in links:
                         os.symlink(link.target, posixpath.basename(link.path), dir_fd=fd)
                     self._sync(fd)
@@ -186,11 +229,30 @@ class Trees:
         if self._blobs.durable:
             os.fsync(fd)
 
-    def _place(self, entry: FileEntry, directory_fd: int) -> None:
+    def _replace(self, tree: Path, entries: Iterable[FileEntry | LinkEntry]) -> None:
+        root_fd = os.open(tree, _DIRECTORY)
+        try:
+            for entry in entries:
+                directory, name = posixpath.split(entry.path)
+                with opened(root_fd, directory) as fd:
+                    again = f"{AGAIN}{tree.name}"
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(again, dir_fd=fd)
+                    if isinstance(entry, LinkEntry):
+                        os.symlink(entry.target, again, dir_fd=fd)
+                    else:
+                        self._place(entry, fd, again)
+                    os.rename(again, name, src_dir_fd=fd, dst_dir_fd=fd)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(again, dir_fd=fd)  # rename(2) of one inode to itself does nothing
+        finally:
+            os.close(root_fd)
+
+    def _place(self, entry: FileEntry, directory_fd: int, name: str = "") -> None:
         """A hard link when the inode has, or may get, the mode this tree wants; else a copy."""
-        name = posixpath.basename(entry.path)
+        name = name or posixpath.basename(entry.path)
         blob = self._blobs.path(entry.digest)
-        mode = EXECUTABLE_MODE if entry.executable else DATA_MODE
+        mode = file_mode(entry)
         try:
             status = os.lstat(blob)
         except FileNotFoundError:
@@ -222,7 +284,7 @@ class Trees:
             try:
                 while os.sendfile(target, source, None, COPY_BYTES):
                     pass
-                os.fchmod(target, EXECUTABLE_MODE if entry.executable else DATA_MODE)
+                os.fchmod(target, file_mode(entry))
                 self._sync(target)
             finally:
                 os.close(target)
@@ -237,9 +299,9 @@ class Trees:
         for digest, manifest in self._kept:
             needed.add(digest)
             needed.update(entry.digest for entry in manifest.files)
-        for digest in self.installed():
+        for digest in (*self.installed(), *self._doubted):
             needed.add(digest)
-            with contextlib.suppress(Invalid):  # damaged on disk: cannot be launched either
+            with contextlib.suppress(Invalid, NotFound):  # cannot be launched either
                 needed.update(entry.digest for entry in self.manifest(digest).files)
         return needed
 
@@ -255,13 +317,13 @@ class Trees:
                 if blob not in needed:
                     self._blobs.remove(blob)
             self._blobs.remove(digest)
-        _remove_directory(old)
+        remove_directory(old)
 
     def _finish_interrupted(self) -> None:
         try:
             for path in list(self._root.iterdir()):
                 if path.name.startswith(NEW):
-                    _remove_directory(path)
+                    remove_directory(path)
                 elif path.name.startswith(OLD):
                     self._finish_removal(check_digest(path.name.removeprefix(OLD)), path)
         except OSError as error:
@@ -293,13 +355,13 @@ class Trees:
             entries = self.manifest(digest).files
         except Invalid:
             self._blobs.remove(digest)
-            _remove_directory(self._root / digest)
+            remove_directory(self._root / digest)
             return
         damaged = [entry for entry in entries if not self._is_intact(digest, entry)]
         for entry in damaged:
             self._blobs.remove(entry.digest)
         if damaged:
-            _remove_directory(self._root / digest)
+            remove_directory(self._root / digest)
 
     def _is_intact(self, digest: Digest, entry: FileEntry) -> bool:
         try:
@@ -316,40 +378,3 @@ def _by_directory(
         sorted(entries, key=lambda entry: posixpath.split(path(entry))),
         key=lambda entry: posixpath.dirname(path(entry)),
     )
-
-
-@contextlib.contextmanager
-def _opened(root_fd: int, directory: str) -> Iterator[int]:
-    """The directory below `root_fd`, made when it is not there; no link on the way is followed."""
-    fd = os.dup(root_fd)
-    try:
-        for name in directory.split("/") if directory else ():
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=fd)
-            child = os.open(name, _DIRECTORY, dir_fd=fd)
-            os.fchmod(child, DIRECTORY_MODE)
-            os.close(fd)
-            fd = child
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _remove_directory(path: Path) -> None:
-    """With all that is in it; none there is fine."""
-    if not os.path.lexists(path):
-        return
-    try:
-        shutil.rmtree(path)
-    except PermissionError:
-        _unlock(path)  # an app took away its own rights
-        shutil.rmtree(path)
-
-
-def _unlock(path: Path) -> None:
-    os.chmod(path, 0o700)
-    for directory, names, _ in os.walk(path):
-        for name in names:
-            child = f"{directory}/{name}"
-            if not os.path.islink(child):
-                os.chmod(child, 0o700)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from corps.model.name import Digest
-from corps.wire.worker import Message
+from corps.wire.message import Message
 
 
 class Encoding(StrEnum):

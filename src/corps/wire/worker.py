@@ -14,14 +14,13 @@ from corps.model.artifact import Transfer
 from corps.model.instance import Death, Delivered, Evidence, InstanceState, Launchable, Usage
 from corps.model.name import AttemptKey, Digest
 from corps.model.series import Measured, Point
-from corps.wire.output import Note, OutputEnd, OutputGone, OutputPiece
+from corps.model.worker import Facts
+from corps.wire.drift import Verified, Verify
+from corps.wire.message import Message
+from corps.wire.output import LogRead, Note, OutputRead, ReadLog, ReadOutput
+from corps.wire.probe import Probe, Probed
 
 INVENTORY_BATCH = 500
-LOG_CHUNK_MAX_BYTES = 256 << 10
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
-    """Base of what travels between daemons."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +71,7 @@ class Hello(Message, frozen=True, kw_only=True):
     life: str = ""
     heard_seq: int = 0
     now: float | None = None
+    facts: Facts = Facts()
 
 
 class Inventory(Message, frozen=True, kw_only=True):
@@ -187,36 +187,6 @@ class SeriesRead(Message, frozen=True, kw_only=True):
     is_last: bool = True
 
 
-class LogRead(Message, frozen=True, kw_only=True):
-    """Answer to ReadLog. `size_bytes` is the log's size now; `is_final`: nobody writes any more.
-
-    `first` is the first byte that can still be read, `why` what took those before it.
-    """
-
-    ask: int
-    offset: int
-    data: bytes
-    size_bytes: int
-    is_final: bool
-    error: str | None = None
-    first: int = 0
-    why: str | None = None
-    code: str = "not_found"
-
-
-class OutputRead(Message, frozen=True, kw_only=True):
-    """Answer to ReadOutput. `error` with its `code` when nothing could be read."""
-
-    ask: int
-    pieces: tuple[OutputPiece, ...] = ()
-    stdout: OutputEnd = OutputEnd(next_offset=0, size_bytes=0)
-    stderr: OutputEnd = OutputEnd(next_offset=0, size_bytes=0)
-    gone: tuple[OutputGone, ...] = ()
-    is_final: bool = False
-    error: str | None = None
-    code: str = "not_found"
-
-
 class Noted(Message, frozen=True, kw_only=True):
     """What operators should hear as events."""
 
@@ -239,7 +209,13 @@ FromWorker: TypeAlias = (
     | LogRead
     | OutputRead
     | Noted
+    | Probed
+    | Verified
 )
+
+
+# What answers a question of the master; its `ask` says which.
+Answer: TypeAlias = Sampled | SeriesRead | LogRead | OutputRead | Probed | Verified
 
 
 # ---- master -> worker
@@ -342,36 +318,6 @@ class ReadSeries(Message, frozen=True, kw_only=True):
     points_max: int
 
 
-class ReadLog(Message, frozen=True, kw_only=True):
-    """Ask for log bytes. Negative `offset` counts from the end; waits up to `wait_s` for data."""
-
-    ask: int
-    key: AttemptKey
-    stream: str
-    offset: int
-    limit_bytes: int = LOG_CHUNK_MAX_BYTES
-    wait_s: float = 0.0
-
-
-class ReadOutput(Message, frozen=True, kw_only=True):
-    """Ask for both streams, or one, in the order of time, from these offsets on.
-
-    `since` starts no earlier than at the last mark before that time, `back_bytes` no earlier than
-    so many bytes before the end. A line that is not complete yet waits unless `partial`.
-    """
-
-    ask: int
-    key: AttemptKey
-    stream: str | None = None
-    stdout: int = 0
-    stderr: int = 0
-    since: float | None = None
-    back_bytes: int | None = None
-    limit_bytes: int = LOG_CHUNK_MAX_BYTES
-    wait_s: float = 0.0
-    partial: bool = False
-
-
 class Shutdown(Message, frozen=True, kw_only=True):
     """End the keeper, which must have no children left, and the worker daemon."""
 
@@ -392,5 +338,7 @@ ToWorker: TypeAlias = (
     | ReadSeries
     | ReadLog
     | ReadOutput
+    | Probe
+    | Verify
     | Shutdown
 )

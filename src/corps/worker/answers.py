@@ -9,6 +9,8 @@ from typing import TypeAlias
 import msgspec
 
 from corps.wire import worker
+from corps.wire.probe import Probe, Probed
+from corps.worker.fit import MachineCheck
 from corps.worker.sampler import Sampler
 from corps.worker.usage import Processes
 
@@ -36,6 +38,13 @@ async def answer_sample(
         part = tuple(live[at : at + SAMPLES_A_MESSAGE])
         is_last = at + SAMPLES_A_MESSAGE >= len(live)
         tell(worker.Sampled(ask=question.ask, live=part, totals=totals(), is_last=is_last))
+
+
+async def answer_probe(
+    question: Probe, tell: Tell, machine: MachineCheck, refusal: str | None
+) -> None:
+    problems = await asyncio.to_thread(machine.problems, question.check, refusal)
+    tell(Probed(ask=question.ask, digest=question.check.digest, problems=problems))
 
 
 async def answer_series(question: worker.ReadSeries, tell: Tell, sampler: Sampler) -> None:

@@ -62,7 +62,8 @@ def elf_reason(head: bytes, number: int) -> str | None:
     built = _built_for(machine, head)
     loader = loader_of(head)
     if number == errno.ENOENT and loader is not None and not os.path.exists(loader):
-        return f"its loader {loader!r} is missing on this worker: {_advice(loader, built)} ({said})"
+        advice = loader_advice(loader, built)
+        return f"its loader {loader!r} is missing on this worker: {advice} ({said})"
     if built != _host():
         return f"it is for {built}, this worker is {_host()} ({said})"
     if kind in NOT_PROGRAMS:
@@ -108,7 +109,7 @@ def _host() -> str:
     return name if sys.byteorder == "little" or name in ALWAYS_BIG else f"{name} (big endian)"
 
 
-def _advice(loader: str, built: str) -> str:
+def loader_advice(loader: str, built: str) -> str:
     if "musl" in loader:
         return "it was built for musl; install musl there, link it statically, or build for glibc"
     if built != _host():

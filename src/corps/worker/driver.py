@@ -8,8 +8,8 @@ import logging
 import shutil
 import socket
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import NamedTuple, assert_never
+from functools import partial
+from typing import assert_never
 
 import msgspec
 
@@ -17,22 +17,28 @@ from corps.clock import Clock
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
 from corps.errors import CorpsError, Denied, Unavailable, error_of
-from corps.model.instance import InstanceState, Launchable
+from corps.model.artifact import Transfer
+from corps.model.instance import Evidence, InstanceState, Launchable
 from corps.model.name import AttemptKey, Digest
-from corps.store.blobs import BlobStore
-from corps.store.trees import Trees
+from corps.store.soundness import Soundness
 from corps.wire import keeper, worker
-from corps.worker.answers import answer_sample, answer_series
-from corps.worker.install import install
+from corps.wire.drift import Verify
+from corps.wire.probe import Probe
+from corps.worker.answers import answer_probe, answer_sample, answer_series
+from corps.worker.bring import bring, installed, note_of
+from corps.worker.command import command, environment, is_found, no_runner
+from corps.worker.fit import MachineCheck
+from corps.worker.home import Home
+from corps.worker.install import anyhow, install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
 from corps.worker.peers import Peers
-from corps.worker.policy import PolicyFile
 from corps.worker.sampler import Sampler
-from corps.worker.state import WorkerFile, save
-from corps.worker.terms import environment, spawn_terms, user_environment
+from corps.worker.state import save
+from corps.worker.terms import spawn_terms, user_environment
 from corps.worker.usage import Processes
 from corps.worker.verdicts import Verdicts
+from corps.worker.verification import Running, Verification
 from corps.worker.watch import Watch
 from corps.worker.watchdog import Watchdog
 from corps.worker.witness import Witness
@@ -46,20 +52,6 @@ LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.1
 _log = logging.getLogger("corps.worker")
 
 
-class Home(NamedTuple):
-    """Where a worker lives and what it has there."""
-
-    directory: Path
-    name: str
-    file: WorkerFile
-    blobs: BlobStore
-    trees: Trees
-    policy: PolicyFile
-    disk_reserve_bytes: int | None = None
-    sample_s: float = 0.0
-    nice: int = 0  # of what it starts: its own may be less
-
-
 class WorkerDriver:
     """Owns the core of one worker, its keeper's link and its files."""
 
@@ -67,6 +59,8 @@ class WorkerDriver:
         self.core, self._clock = core, clock
         self._directory, self._name, self._file = home.directory, home.name, home.file
         self._blobs, self._trees, self._policy = home.blobs, home.trees, home.policy
+        self._soundness = Soundness(home.trees, home.blobs)
+        self._verification = Verification(self._soundness, home.trees, self._running)
         self._loop = asyncio.get_running_loop()
         directory = home.directory
         self._layout = Layout(directory)
@@ -75,13 +69,13 @@ class WorkerDriver:
         options = (f"--nice={home.nice}", *(("--copied",) if home.file.is_copy else ()))
         self._witness = Witness(self._layout, self._trees, clock)
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
+        self._machine = MachineCheck(home.name, home.blobs, home.trees)
         self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
         self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
         self._watchdog = Watchdog(self._keeper.send)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_leaving = False
-        self._peaks_at = 0.0
+        self._is_leaving, self._peaks_at = False, 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
@@ -111,8 +105,13 @@ class WorkerDriver:
                 case worker.Sample():
                     trees = (self._processes, self._sampler, lambda: self._totals)
                     self._spawn_task(answer_sample(message, self.tell, *trees))
+                case Verify():
+                    self._spawn_task(self._verification.answer(message, self.tell))
                 case worker.ReadSeries():
                     self._spawn_task(answer_series(message, self.tell, self._sampler))
+                case Probe():
+                    refusal = self._watch_logs.refusal
+                    self._spawn_task(answer_probe(message, self.tell, self._machine, refusal))
                 case worker.ReadLog() | worker.ReadOutput():
                     self._spawn_task(self._read_log(message))
                 case worker.Told():
@@ -163,9 +162,9 @@ class WorkerDriver:
             case ev.Instruct():
                 self._keeper.send(effect.message)
             case ev.Spawn():
-                self._spawn(effect.key, effect.launch)
+                self._spawn(effect.key, effect.launch, is_verified=effect.is_verified)
             case ev.Fetch():
-                self._spawn_task(self._fetch(effect))
+                self._spawn_task(self._fetch(effect.digest, effect.transfer))
             case ev.RemoveArtifact():
                 self._spawn_task(self._remove_artifact(effect.digest))
             case ev.RemoveFiles():
@@ -192,9 +191,12 @@ class WorkerDriver:
         except OSError as error:  # a full disk: what runs is worth more than this note
             _log.error("cannot note what the master said: %s", error)
 
-    def _spawn(self, key: AttemptKey, launch: Launchable) -> None:
+    def _spawn(self, key: AttemptKey, launch: Launchable, *, is_verified: bool) -> None:
         if self._watch_logs.refusal is not None:
             self._block(key, "log", errno.ENOSPC, self._watch_logs.refusal)
+            return
+        if not is_verified and not self._soundness.is_trusted(launch.digest):
+            self._loop.call_soon(self.feed, ev.Unverified(key))
             return
         stage = "files"
         try:
@@ -219,11 +221,17 @@ class WorkerDriver:
                 key, stage, error.errno or 0, f"cannot make its directory: {error.strerror}"
             )
             return
+        env = environment(key, launch, paths, {"HOME": work} | user, self._name)
+        argv = command(paths, self._trees.runner(launch.digest), launch.args, env["PATH"])
+        if not is_found(argv):
+            said = self._witness.now(argv)
+            self._block(key, "execve", errno.ENOENT, no_runner(argv, paths, env["PATH"]), said)
+            return
         message = keeper.Spawn(
             key=key,
-            path=paths.entry_path,
-            argv=(paths.entry_path, *launch.args),
-            env=environment(self._name, key, launch, paths.library_path, {"HOME": work} | user),
+            path=argv[0],
+            argv=argv,
+            env=env,
             cwd=launch.cwd or work,
             stdout=self._layout.log(key, "stdout"),
             stderr=self._layout.log(key, "stderr"),
@@ -233,15 +241,20 @@ class WorkerDriver:
         self._witness.spawns(message)
         self._keeper.send(message)
 
-    def _block(self, key: AttemptKey, stage: str, number: int, message: str) -> None:
+    def _block(
+        self,
+        key: AttemptKey,
+        stage: str,
+        number: int,
+        message: str,
+        evidence: Evidence | None = None,
+    ) -> None:
         """Never from within a step: the core is told in a turn of its own."""
-        event = ev.SpawnBlocked(key, stage, number, message, self._witness.now())
+        event = ev.SpawnBlocked(key, stage, number, message, evidence or self._witness.now())
         self._loop.call_soon(self.feed, event)
 
-    async def _fetch(self, effect: ev.Fetch) -> None:
-        digest = effect.digest
-        begin = self._clock()
-        said_at = [0.0]
+    async def _fetch(self, digest: Digest, transfer: Transfer) -> None:
+        begin, said_at = self._clock(), [0.0]
 
         def on_progress(progress: worker.Progress) -> None:
             if self._clock() - said_at[0] >= PROGRESS_EVERY_S:
@@ -251,27 +264,19 @@ class WorkerDriver:
         try:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
-            stores, how = (self._blobs, self._trees), (effect.transfer, self.peers)
-            report = await asyncio.to_thread(install, digest, self.dial, *stores, on_progress, *how)
+            require = anyhow if transfer.forced else self._machine.require
+            fetch = partial(install, digest, self.dial, self._blobs, self._trees, on_progress)
+            bring_in = partial(fetch, require, transfer=transfer, peers=self.peers)
+            brought = await asyncio.to_thread(bring, digest, bring_in, self._soundness, self._trees)
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)
             _log.error("install of %s: %s", digest[:12], text)
             failed = worker.InstallFailed(digest=digest, message=text)
             self.feed(ev.Performed(failed, self._witness.now()))
             return
-        self.feed(
-            ev.Performed(
-                worker.Installed(
-                    digest=digest,
-                    bytes_sent=report.bytes_sent,
-                    bytes_total=report.bytes_total,
-                    files_sent=report.files_sent,
-                    files_total=report.files_total,
-                    seconds=self._clock() - begin,
-                    bytes_from_peers=report.bytes_from_peers,
-                )
-            )
-        )
+        if brought.findings:
+            self.feed(ev.Noticed((note_of(digest, brought.findings, "repaired"),)))
+        self.feed(ev.Performed(installed(digest, brought.report, self._clock() - begin)))
 
     async def _remove_artifact(self, digest: Digest) -> None:
         try:
@@ -366,6 +371,10 @@ class WorkerDriver:
     def _is_running(self, key: AttemptKey) -> bool:
         report = self.core.report(key)
         return report is not None and report.state is not InstanceState.DEAD
+
+    def _running(self) -> list[Running]:
+        found = [(key, pid, self.core.report(key)) for key, pid in self.core.live()]
+        return [Running(key, pid, report.digest) for key, pid, report in found if report]
 
     def _is_over(self, key: AttemptKey) -> bool:
         report = self.core.report(key)

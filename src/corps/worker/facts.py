@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 
 from corps.errors import Invalid
 from corps.model.name import check_name
+from corps.model.worker import Facts
 from corps.wire.codec import PROTOCOL_VERSION
 from corps.wire.worker import Hello
 from corps.worker.state import WorkerFile
@@ -41,4 +43,19 @@ def make_hello(name: str, labels: dict[str, str], file: WorkerFile) -> Hello:
         epoch=file.epoch,
         life=file.life,
         heard_seq=file.heard_seq,
+        facts=read_facts(),
     )
+
+
+def read_facts() -> Facts:
+    """Of this machine. The C library is the one this process runs on."""
+    uname = os.uname()
+    return Facts(machine=uname.machine, kernel=uname.release, libc=_libc())
+
+
+def _libc() -> str:
+    """Only glibc has this name, and it answers `glibc 2.36`."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return "musl" if glob.glob("/lib/ld-musl-*.so.1") else ""

@@ -6,27 +6,36 @@ broke off.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
 
-from corps.errors import Invalid, TimedOut, Unavailable
+from corps.errors import Invalid, NotFound, TimedOut, Unavailable
 from corps.model.artifact import BLOB_MAX_BYTES, MANIFEST_MAX_BYTES, Manifest, Transfer
 from corps.model.name import Digest, check_digest
-from corps.net.bulk_client import BulkClient, Dial, OnBytes, ignore_bytes
+from corps.net.bulk_client import BulkClient, Dial
+from corps.net.incoming import Asking, OnArrived, ignore_arrived
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
+from corps.wire.bulk import Encoding
 from corps.wire.worker import Progress
+from corps.worker.bases import find_bases
 from corps.worker.gather import Wants, gather
 from corps.worker.peers import Peers
 
 BREAKS_MAX = 5
 BLOCK_BYTES = 4096
 RESERVE_BYTES = 1 << 20
-AS_USUAL = Transfer()
+ENCODINGS = (Encoding.ZSTD, Encoding.PATCH)
+TRANSFER = Transfer()
+ALIKE_WORKERS_MIN = 4  # so many differences from one master take longer than a swarm
 
 OnProgress: TypeAlias = Callable[[Progress], None]
+Require: TypeAlias = Callable[[Digest, Manifest], None]
+
+_log = logging.getLogger("corps.worker")
 
 
 class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,36 +48,50 @@ class InstallReport(msgspec.Struct, frozen=True, kw_only=True):
     files_total: int
 
 
-def install(  # noqa: PLR0913, PLR0917 - how it travels has defaults
+def anyhow(_digest: Digest, _manifest: Manifest) -> None:
+    """Whatever the machine could make of it."""
+
+
+def install(  # noqa: PLR0913 - how it travels has a default
     digest: Digest,
     dial: Dial,
     blobs: BlobStore,
     trees: Trees,
     on_progress: OnProgress,
-    transfer: Transfer = AS_USUAL,
+    require: Require = anyhow,
+    *,
+    transfer: Transfer = TRANSFER,
     peers: Peers | None = None,
 ) -> InstallReport:
-    """Make the artifact whole here, also from `peers`. `on_progress` is called often."""
+    """Make the artifact whole here, also from `peers`. `on_progress` is called often.
+
+    `require` raises when it cannot run here: then nothing of it is fetched but its manifest.
+    """
     if trees.is_installed(check_digest(digest)):
         return _report(trees.manifest(digest), 0, 0)
     with BulkClient(dial) as client:
         if not blobs.has(digest):
-            _fetch(client, blobs, (digest,), ignore_bytes, MANIFEST_MAX_BYTES)
+            asking = Asking(encodings=ENCODINGS, rate_bytes_s=transfer.rate_bytes_s)
+            _fetch(client, blobs, (digest,), ignore_arrived, asking, MANIFEST_MAX_BYTES)
         manifest = _manifest(digest, blobs, trees)
-
+        require(digest, manifest)
         with trees.keeping(digest, manifest):
             missing = blobs.missing(entry.digest for entry in manifest.files)
             tally = _Tally(digest, manifest, missing, on_progress)
             _check_room(digest, manifest, missing, blobs, trees)
-            if missing and peers is not None and transfer.swarm:
-                client.close()  # a master has only so many connections
-                wants = Wants(
-                    digest, dial, peers, tally.on_wire, tally.on_done, transfer.rate_bytes_s
-                )
-                gather(wants, manifest, blobs)
-            if rest := blobs.missing(missing):
-                _fetch(client, blobs, rest, tally.on_bytes)
             if missing:
+                asking = Asking(
+                    ENCODINGS, find_bases(manifest, missing, trees), transfer.rate_bytes_s
+                )
+                if transfer.workers < ALIKE_WORKERS_MIN:
+                    _fetch(client, blobs, asking.bases, tally.on_arrived, asking)
+                if transfer.swarm and peers is not None:
+                    client.close()  # a master has only so many connections
+                    ears = (tally.on_wire, tally.on_done)
+                    gather(
+                        Wants(digest, dial, peers, *ears, transfer.rate_bytes_s), manifest, blobs
+                    )
+                _fetch(client, blobs, missing, tally.on_arrived, asking)
                 tally.on_done(tally.total_bytes)
             trees.build(digest)
     report = _report(manifest, tally.sent_bytes, len(missing))
@@ -90,10 +113,9 @@ class _Tally:
         self._done_bytes = self.total_bytes - _size_bytes(manifest, missing)
         self._digest, self._on_progress = digest, on_progress
 
-    def on_bytes(self, count: int) -> None:
-        """They came as they are, from the master."""
-        self._done_bytes += count
-        self.on_wire(count, is_peer=False)
+    def on_arrived(self, wire_bytes: int, count: int) -> None:
+        self.sent_bytes += wire_bytes
+        self.on_done(count)
 
     def on_wire(self, count: int, is_peer: bool) -> None:
         self.sent_bytes += count
@@ -126,29 +148,38 @@ def _fetch(
     client: BulkClient,
     blobs: BlobStore,
     digests: Iterable[Digest],
-    on_bytes: OnBytes,
+    on_arrived: OnArrived,
+    asking: Asking,
     limit_bytes: int = BLOB_MAX_BYTES,
 ) -> None:
-    """Go on after a broken connection, as long as something arrives in between."""
-    wanted = tuple(digests)
+    """Go on after a broken connection, as long as something arrives in between; and without bases
+    when they were not what they should be: damaged on this disk, or removed meanwhile."""
+    wanted = blobs.missing(digests)
+    if not wanted:
+        return
     breaks_left = BREAKS_MAX
     arrived_bytes = 0
 
-    def counted(count: int) -> None:
+    def counted(wire_bytes: int, count: int) -> None:
         nonlocal arrived_bytes
-        arrived_bytes += count
-        on_bytes(count)
+        arrived_bytes += wire_bytes
+        on_arrived(wire_bytes, count)
 
     while True:
         arrived_bytes = 0
         breaks = client.break_count
         try:
-            client.fetch_all(blobs.missing(wanted), blobs, counted, limit_bytes)
+            client.fetch_all(blobs.missing(wanted), blobs, counted, limit_bytes, asking)
             return
         except (Unavailable, TimedOut):
             breaks_left -= 1
             if client.break_count == breaks or not arrived_bytes or not breaks_left:
                 raise
+        except (Invalid, NotFound) as error:
+            if not asking.bases:
+                raise
+            _log.warning("%s; all of it is fetched without what is here", error.message)
+            asking = asking._replace(bases={})
 
 
 def _check_room(

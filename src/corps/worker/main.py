@@ -32,8 +32,9 @@ from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
-from corps.worker.driver import Home, WorkerDriver
+from corps.worker.driver import WorkerDriver
 from corps.worker.facts import default_name, make_hello
+from corps.worker.home import Home
 from corps.worker.peers import Peers
 from corps.worker.policy import policy_file
 from corps.worker.state import begin

@@ -6,8 +6,8 @@ order; of both streams the order within one mark is a convention: stdout first.
 
 from __future__ import annotations
 
-from corps.wire.output import OutputEnd, OutputGone, OutputPiece
-from corps.wire.worker import LOG_CHUNK_MAX_BYTES, OutputRead, ReadOutput
+from corps.wire.output import LOG_CHUNK_MAX_BYTES, OutputEnd, OutputGone, OutputPiece
+from corps.wire.worker import OutputRead, ReadOutput
 from corps.worker.attempt_log import LINE_MAX_BYTES, MICROSECONDS, STREAMS, AttemptLog
 from corps.worker.marks import Mark, Marks, Why
 

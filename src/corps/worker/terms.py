@@ -8,11 +8,8 @@ import pwd
 from typing import NamedTuple, TypedDict
 
 from corps.errors import Denied, Invalid
-from corps.model.instance import Launchable
-from corps.model.name import AttemptKey, WorkerName, split_attempt_key, split_instance_id
 from corps.model.terms import Linger, Terms
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 WATCHABLE = ("memory", "pids")  # what the worker can see to itself, by looking
 
 
@@ -83,30 +80,6 @@ def user_environment(uid: int, home: str) -> dict[str, str]:
     if os.path.isdir(known.pw_dir):
         home = known.pw_dir
     return {"HOME": home, "USER": known.pw_name, "LOGNAME": known.pw_name}
-
-
-def environment(
-    worker: WorkerName,
-    key: AttemptKey,
-    launch: Launchable,
-    library_path: str,
-    user: dict[str, str],
-) -> dict[str, str]:
-    """From empty: what every program may expect, what was asked for, and who it is."""
-    instance, attempt = split_attempt_key(key)
-    app, _ = split_instance_id(instance) or (instance, 0)
-    env = {"PATH": PATH, "LANG": "C.UTF-8", **user, **launch.env}
-    if library_path:
-        own = launch.env.get("LD_LIBRARY_PATH")
-        env["LD_LIBRARY_PATH"] = f"{library_path}:{own}" if own else library_path
-    return {
-        **env,
-        "CORPS_APP": app,
-        "CORPS_INSTANCE": instance,
-        "CORPS_ATTEMPT": key,
-        "CORPS_ATTEMPT_NUMBER": str(attempt),
-        "CORPS_WORKER": worker,
-    }
 
 
 def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:

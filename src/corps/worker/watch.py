@@ -31,8 +31,8 @@ from corps.wire.keeper import (
     Stuck,
     TotalsNow,
 )
-from corps.wire.output import Note
-from corps.wire.worker import LOG_CHUNK_MAX_BYTES, LogRead, OutputRead, ReadLog, ReadOutput
+from corps.wire.output import LOG_CHUNK_MAX_BYTES, Note
+from corps.wire.worker import LogRead, OutputRead, ReadLog, ReadOutput
 from corps.worker.attempt_log import AttemptLog
 from corps.worker.layout import Layout
 from corps.worker.output import REASONS, merge

@@ -17,6 +17,7 @@ from corps.model.instance import Evidence
 from corps.model.name import AttemptKey
 from corps.store.trees import Trees
 from corps.wire import keeper
+from corps.worker.command import PATH, command, is_found
 from corps.worker.diagnose import Launched, diagnose
 from corps.worker.layout import Layout
 from corps.worker.machine import Gauge
@@ -107,10 +108,13 @@ class Witness:
             return None
         if launched is None:  # the worker was restarted: what it must have been
             try:
-                path = self._trees.launch_paths(kept.note).entry_path
+                paths, runner = self._trees.launch_paths(kept.note), self._trees.runner(kept.note)
             except CorpsError:
                 return None
-            launched = Launched(path=path, argv=(path,), cwd=self._layout.work(kept.key))
+            argv = command(paths, runner, (), PATH)
+            if not is_found(argv):
+                return None  # by a PATH of its own
+            launched = Launched(path=argv[0], argv=argv, cwd=self._layout.work(kept.key))
         return diagnose(launched, kept.failed_stage, kept.failed_errno or 0, kept.deadline_s)
 
 

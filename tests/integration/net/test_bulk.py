@@ -79,7 +79,7 @@ def test_blobs_go_there_and_come_back(
         client.put_all(sources, sent.append)
         manifest = client.put_bytes(b"manifest")
         assert client.missing([*sources, manifest]) == ()
-        client.fetch_all([*sources, manifest], here, received.append)
+        client.fetch_all([*sources, manifest], here, lambda _, count: received.append(count))
     assert sum(sent) == sum(SIZES)
     assert sum(received) == sum(SIZES) + len(b"manifest")
     for digest, path in sources.items():
@@ -297,7 +297,8 @@ def test_a_fetch_that_breaks_anywhere_goes_on_there(
         assert had == min(max(0, wire.carried_down - frames), len(LARGE))
         wire.down_bytes, wire.carried_down = None, 0
         received: list[int] = []
-        client.fetch_all(here.missing([digest, small]), here, received.append)
+        missing = here.missing([digest, small])
+        client.fetch_all(missing, here, lambda _, count: received.append(count))
     wire.join()
     assert sum(received) == len(LARGE) - had + len(b"small")
     assert here.read_bytes(digest, len(LARGE)) == LARGE

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from corps.errors import Invalid, NotFound, Unavailable
-from corps.model.artifact import BLOB_MAX_BYTES, Manifest, encode_manifest
+from corps.model.artifact import BLOB_MAX_BYTES, Manifest, Transfer, encode_manifest
 from corps.model.name import Digest
 from corps.net.bulk_client import Dial
 from corps.store.blobs import BLOB_MODE, PART_MIN_BYTES, BlobStore
 from corps.store.trees import Trees
 from corps.wire.worker import Progress
-from corps.worker.install import BREAKS_MAX, InstallReport, install
+from corps.worker.install import BREAKS_MAX, TRANSFER, InstallReport, install
 from tests.support.artifacts import a_manifest, digest_of, leftovers, put_artifact
 from tests.support.bulk import Wire, serving
 from tests.support.crashes import crash_everywhere
@@ -50,8 +50,9 @@ class Worker:
         self.trees = Trees(root, self.blobs)
         self.progress: list[Progress] = []
 
-    def install(self, digest: Digest, dial: Dial) -> InstallReport:
-        return install(digest, dial, self.blobs, self.trees, self._on_progress)
+    def install(self, digest: Digest, dial: Dial, transfer: Transfer = TRANSFER) -> InstallReport:
+        to = self.blobs, self.trees
+        return install(digest, dial, *to, self._on_progress, transfer=transfer)
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress.append(progress)

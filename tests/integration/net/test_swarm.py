@@ -19,8 +19,9 @@ from corps.net.bulk_client import Dial
 from corps.net.swarm_client import SwarmClient
 from corps.store.blobs import BlobStore
 from corps.wire.codec import encode_frame
-from corps.wire.swarm import Encoding, Have, SendingUnit, Take, as_bytes
+from corps.wire.swarm import Encoding, Have, SendingUnit, as_bytes
 from corps.worker.gather import WORTH_BYTES
+from corps.worker.install import ALIKE_WORKERS_MIN
 from tests.support.artifacts import a_manifest, digest_of, put_artifact
 from tests.support.bulk import Wire
 from tests.support.peers import Machine, Told, a_master, ask, dial_peer
@@ -365,5 +366,19 @@ def test_a_broken_install_goes_on_with_what_it_has(
         again.close()
 
 
-def test_take_asks_for_one_unit() -> None:
-    assert b"unit" in encode_frame(Take(artifact="a" * 64, key="k", unit=3))
+@pytest.mark.parametrize("workers", [ALIKE_WORKERS_MIN - 1, ALIKE_WORKERS_MIN])
+def test_few_fetch_the_difference_from_the_master_many_all_of_it_from_each_other(
+    new_machine: NewMachine, store: BlobStore, dial: Dial, told: list[Member], workers: int
+) -> None:
+    changed = bytes(LARGE[:3_000_000] + b"changed" + LARGE[3_000_007:])
+    old, new = ({"prog": b"#!/bin/sh\n", "data": data} for data in (LARGE, changed))
+    old_digest, new_digest = (put_artifact(store, files, a_manifest(files)) for files in (old, new))
+    holder, machine = new_machine("holder"), new_machine("w1")
+    holder.install(new_digest, dial)
+    told.append(holder.serve())
+    machine.install(old_digest, dial)
+    report = machine.install(new_digest, dial, Transfer(workers=workers))
+    assert machine.file(new_digest, "data") == changed
+    is_swarm = workers >= ALIKE_WORKERS_MIN
+    assert (report.bytes_from_peers > 0) is is_swarm
+    assert (report.bytes_sent < len(changed) / 10) is not is_swarm

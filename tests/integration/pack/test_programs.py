@@ -11,9 +11,10 @@ import pytest
 
 from corps.errors import Invalid
 from corps.model.artifact import FileKind
-from corps.pack.build import Packed, pack
+from corps.pack.build import pack
 from corps.pack.elf import machine_of, read_elf
 from corps.pack.loader import Places, closure
+from corps.pack.parcel import Packed
 from corps.pack.system import is_system
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees

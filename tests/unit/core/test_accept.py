@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corps.core.records import App
+from corps.model.artifact import Transfer
 from corps.model.command import (
     AnyCommand,
     AnyResult,
@@ -382,6 +383,14 @@ def test_a_copy_is_done_when_every_worker_has_it() -> None:
     assert isinstance(result, Copied)
     assert [row.result for row in result.workers] == ["installed", "unchanged"]
     assert [row.bytes_sent for row in result.workers] == [10, 0]
+
+
+@pytest.mark.parametrize("rate_bytes_s", [-1, 0, 1023])
+def test_a_rate_at_which_nothing_would_arrive_is_refused(rate_bytes_s: int) -> None:
+    master = AMaster()
+    master.join()
+    command = Copy(name="new", digest=OTHER, transfer=Transfer(rate_bytes_s=rate_bytes_s))
+    assert "at least 1024" in refusal(master, command).message
 
 
 def test_a_failed_install_is_a_row_with_its_reason() -> None:

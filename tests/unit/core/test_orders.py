@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
-from corps.core.events import Save
+from corps.core.events import Save, Send
 from corps.core.orders import UNDER_WAY_MAX
 from corps.core.records import App, CommandRecord
+from corps.errors import Unavailable
 from corps.model.command import (
     Copied,
     Copy,
@@ -22,6 +24,7 @@ from corps.model.command import (
     Stop,
 )
 from corps.model.instance import Evidence, InstanceState, Signaled, Survivor
+from corps.model.worker import WorkerState
 from corps.wire import worker as wire
 from tests.support.build import (
     DIGEST,
@@ -471,3 +474,24 @@ def test_progress_is_seen_while_a_copy_is_under_way() -> None:
     assert (row.bytes_sent, row.bytes_total, row.result) == (4, 9, "waiting")
     master.hear(session, installed())
     assert master.core.progress(ID) == ()
+
+
+def test_where_a_copy_would_go_is_told_and_changes_nothing() -> None:
+    master = AMaster([a_worker("w3", state=WorkerState.LOST)])
+    master.join("w1", artifacts=[DIGEST])
+    session = master.join("w2")
+    said = len(master.said)
+    command = Copy(name="web", digest="3" * 64)
+    rows = master.core.destinations(command)
+    assert [(row.worker, row.problem) for row in rows] == [
+        ("w1", None),
+        ("w2", None),
+        ("w3", "worker 'w3' is lost"),
+    ]
+    master.close(session)
+    problems = {row.worker: row.problem for row in master.core.destinations(command)}
+    assert problems["w2"] == "worker 'w2' is suspect"
+    with pytest.raises(Unavailable, match="no worker is meant by"):
+        master.core.destinations(msgspec.structs.replace(command, to="zone=9"))
+    assert [effect for effect in master.said[said:] if isinstance(effect, Send)] == []
+    assert master.core.cluster.artifacts == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from corps.core import events as ev
 from corps.core.worker import DIGESTS_A_PART, NOTES_MAX, REPORTS_A_PART
-from corps.model.instance import InstanceState, SpawnFailed
+from corps.model.instance import InstanceState, Launchable, SpawnFailed
 from corps.wire import keeper as kw
 from corps.wire import worker as wire
 from corps.wire.output import Note
@@ -193,6 +193,27 @@ def test_what_is_not_there_is_fetched_before_it_is_started() -> None:
     effects = worker.step(ev.Performed(installed()))
     assert kinds(effects) == ["Installed", "Spawn"]
     assert worker.state() is S.STARTING
+
+
+def test_what_is_not_verified_is_verified_before_it_is_started() -> None:
+    worker = a_ready_worker()
+    assert worker.start() == [ev.Spawn(KEY, Launchable(artifact="web", digest=DIGEST))]
+    worker.start("web.2#1")
+    assert kinds(worker.step(ev.Unverified(KEY))) == ["Fetch", "Changed"]
+    assert kinds(worker.step(ev.Unverified("web.2#1"))) == ["Changed"]  # one fetch serves both
+    effects = worker.step(ev.Performed(installed(files_sent=0)))
+    spawns = [effect for effect in effects if isinstance(effect, ev.Spawn)]
+    assert [(spawn.key, spawn.is_verified) for spawn in spawns] == [(KEY, True), ("web.2#1", True)]
+
+
+def test_what_is_to_end_meanwhile_is_not_started_after_that() -> None:
+    worker = a_ready_worker()
+    worker.start()
+    worker.obey(wire.End(key=KEY, signal=2, grace_s=1.0))
+    worker.step(ev.Unverified(KEY))
+    assert worker.state() is S.DEAD
+    worker.run("web.2#1")
+    assert worker.step(ev.Unverified("web.2#1")) == worker.step(ev.Unverified("web.9#1")) == []
 
 
 def test_one_fetch_serves_all_who_wait() -> None:

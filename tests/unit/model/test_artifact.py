@@ -36,7 +36,8 @@ def a_manifest(*files: FileEntry, links: tuple[LinkEntry, ...] = (), **facts: An
 def test_a_manifest_is_read_as_it_was_written_whatever_the_order_of_its_files() -> None:
     one, two = a_file("lib/a.so"), a_file("lib/b.so")
     assert encode_manifest(a_manifest(one, two)) == encode_manifest(a_manifest(two, one))
-    manifest = a_manifest(links=(LinkEntry(path="lib/c.so", target="../web"),))
+    links = (LinkEntry(path="lib/c.so", target="../web"),)
+    manifest = a_manifest(links=links, runner=("/usr/bin/java", "-jar"))
     assert decode_manifest(encode_manifest(manifest)) == manifest
 
 
@@ -72,6 +73,13 @@ def test_a_plain_path_is_fine(path: str) -> None:
         (a_manifest(entry="api"), "entry 'api' is not among the files"),
         (a_manifest(library_dirs=("../lib",)), "bad path"),
         (a_manifest(library_dirs=("a:b",)), "has a colon"),
+        (a_manifest(runner=("bin/java",)), "bad runner 'bin/java'"),
+        (a_manifest(runner=("..", "-jar")), "bad runner"),
+        (a_manifest(runner=("", "-jar")), "bad runner"),
+        (a_manifest(runner=("java", "a\0b")), "control characters"),
+        (a_manifest(runner=("java\n",)), "control characters"),
+        (a_manifest(runner=("java",) * 65), "more than 64 words"),
+        (a_manifest(runner=("java", "x" * 5_000)), "or 4096 characters"),
     ],
 )
 def test_a_manifest_that_could_not_be_unpacked_is_refused(manifest: Manifest, says: str) -> None:

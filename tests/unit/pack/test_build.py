@@ -14,7 +14,8 @@ import pytest
 from corps.errors import CorpsError, Invalid, NotFound
 from corps.model.artifact import FileKind, LinkEntry, check_manifest
 from corps.pack import build
-from corps.pack.build import Packed, default_name
+from corps.pack.build import default_name
+from corps.pack.parcel import WARNINGS_MAX, Packed
 from corps.pack.source import READ_BYTES, read_source
 from tests.support.artifacts import digest_of
 from tests.support.waiting import until
@@ -107,10 +108,10 @@ def test_a_setuid_program_is_copied_without_its_rights(tmp_path: Path) -> None:
 
 
 def test_a_long_list_of_warnings_is_cut(tmp_path: Path) -> None:
-    for number in range(build.WARNINGS_MAX + 5):
+    for number in range(WARNINGS_MAX + 5):
         a_script(tmp_path / "app" / f"tool-{number}", mode=0o4755)
     packed = pack(tmp_path / "app", "tool-1")
-    assert len(packed.warnings) == build.WARNINGS_MAX + 1
+    assert len(packed.warnings) == WARNINGS_MAX + 1
     assert packed.warnings[-1] == "and 5 more warnings"
 
 

@@ -34,10 +34,18 @@ def a_cache(entries: list[tuple[str, str, int]], *, old_count: int | None = None
 ENTRIES = [
     ("libz.so.1", "/usr/lib/libz.so.1", 0),
     ("libz.so.1", "/usr/lib/glibc-hwcaps/x86-64-v3/libz.so.1", V3),
+    ("libz.so.1", "/usr/lib/haswell/libz.so.1", 1 << 2),
     ("libz.so.1", "/lib32/libz.so.1", 0),
     ("liba.so", "/a/liba.so", 0),
 ]
-EXPECTED = {"libz.so.1": ["/usr/lib/libz.so.1", "/lib32/libz.so.1"], "liba.so": ["/a/liba.so"]}
+EXPECTED = {
+    "libz.so.1": [
+        "/usr/lib/libz.so.1",
+        "/usr/lib/glibc-hwcaps/x86-64-v3/libz.so.1",
+        "/lib32/libz.so.1",
+    ],
+    "liba.so": ["/a/liba.so"],
+}
 
 
 @pytest.mark.parametrize("old_count", [None, 0, 1, 2, 3])

@@ -1,0 +1,25 @@
+"""What the packed files do not say by themselves: who starts them, and what goes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """`runner` and `python` as in the manifest, `programs` beside the runner; `beside` are files
+    that go along, by their path inside; `warnings` were found before."""
+
+    runner: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    python: str | None = None
+    beside: tuple[tuple[str, Path], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def all_programs(self) -> tuple[str, ...]:
+        return (*self.runner[:1], *self.programs)
+
+
+PLAIN = Form()

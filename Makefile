@@ -38,6 +38,7 @@ crash: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.copies
 
 clean:
 	rm -rf .venv build dist src/*.egg-info

@@ -221,7 +221,7 @@ def test_what_cannot_be_executed_says_exactly_why(
     path.write_bytes(content)
     path.chmod(0o755)
     name = f"broken-{abs(hash(content)) % 10_000}"
-    shared.copy(path, "--name", name, "--no-libs")
+    shared.copy(path, "--name", name, "--no-libs", "--force")
     done = shared.corps("launch", name, check=False)
     assert done.returncode == 1
     assert words in done.stderr

@@ -112,6 +112,22 @@ def test_nginx_with_a_site_of_the_machine(far: Cluster, bare: BareRoot) -> None:
     assert not ask(port, request)
 
 
+def test_without_its_libraries_it_is_refused_before_a_byte_travels(
+    far: Cluster, tmp_path: Path
+) -> None:
+    nobody_has = tmp_path / "nginx"
+    nobody_has.write_bytes(Path("/usr/sbin/nginx").read_bytes() + b"unseen")
+    nobody_has.chmod(0o755)
+    done = far.corps("copy", str(nobody_has), "--no-libs", check=False)
+    assert done.returncode == 7
+    assert "w1 has no libcrypt" in done.stderr and "libpcre2-8.so.0" in done.stderr
+    digest = blake3(nobody_has.read_bytes()).hexdigest()
+    assert not list(Path(far.settings.dir).rglob(f"*{digest}*"))
+    checked = far.corps("check", "/usr/bin/ffmpeg", check=False)
+    assert checked.returncode == 1
+    assert all(name in checked.stderr + checked.stdout for name in ("w1", "libGL.so.1"))
+
+
 def test_a_static_program_needs_nothing(far: Cluster, bare: BareRoot) -> None:
     port = free_port()
     (bare.path / "var" / "word").write_text("static\n")

@@ -123,7 +123,7 @@ def test_an_interpreter_that_env_does_not_find(do: Cluster, tmp_path: Path) -> N
     script = tmp_path / "noded"
     script.write_text("#!/usr/bin/env no-such-interpreter\n")
     script.chmod(0o755)
-    do.copy(script)
+    do.copy(script, "--force")
     dead = dies(do, "noded", on="w2")
     assert dead.death.message == (
         "exited 127: no-such-interpreter is not in the PATH on w2: install it there"

@@ -34,6 +34,13 @@ def tmpfs(directory: Path, size_mib: int) -> Iterator[Path]:
         yield directory
 
 
+@contextmanager
+def noexec(directory: Path) -> Iterator[Path]:
+    """A filesystem from which nothing is executed."""
+    with _mounted(directory, "-t", "tmpfs", "-o", "noexec", "tmpfs"):
+        yield directory
+
+
 def fill(directory: Path, leave_bytes: int) -> Path:
     """A file that takes all room but so much, or a little less: to the last block where it is 0."""
     path = directory / "filler"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
 from corps.cli import render
-from corps.cli.kind import kind_options, words_of
+from corps.cli.libraries import Traceable
 from corps.cli.operator import Operator
 from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
+from corps.cli.packing import PackOptions, pack_options, packing, target_of
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
 from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
-from corps.model.name import check_name
 from corps.model.terms import parse_size
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
@@ -23,14 +22,7 @@ COPIED = ("installed", "unchanged")
 DELETED = "removed"
 
 
-class CopyOptions(TypedDict):
-    path: str
-    name: str | None
-    entry: str | None
-    libraries: tuple[str, ...]
-    no_libs: bool
-    kind: str | None
-    runner: str
+class CopyOptions(PackOptions):
     to: str
     no_swarm: bool
     dry_run: bool
@@ -39,15 +31,8 @@ class CopyOptions(TypedDict):
     output: Output
 
 
-@verb("copy")
-@click.argument("path", type=click.Path(), metavar="PATH")
-@click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
-@click.option("--entry", metavar="FILE", help="What to execute in a directory.")
-@click.option(
-    "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
-)
-@click.option("--no-libs", is_flag=True, help="Leave out the libraries it needs.")
-@kind_options
+@verb("copy", Traceable)
+@pack_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--no-swarm", is_flag=True, help="From the master alone, not between workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
@@ -56,37 +41,19 @@ class CopyOptions(TypedDict):
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
-    """Put an executable, a directory with --entry, or a jar on workers.
+    """Put an executable, a directory or archive with --entry, a jar or a Python application on
+    workers.
 
     The non-system libraries it needs go with it. Sends only what is not there yet.
     """
     from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
     from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
     from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
-    from corps.pack import kinds  # noqa: PLC0415  # as above
-    from corps.pack.build import pack  # noqa: PLC0415  # as above
 
-    kinds.check_no_url(options["path"])
-    rate = options["rate"]
+    target, rate = target_of(options), options["rate"]
     rate_bytes_s = None if rate is None else parse_size("rate", rate)
     operator.client.status()  # nothing is read and hashed for a master that is not there
-    path = Path(options["path"])
-    wish = kinds.Wish(
-        kind=kinds.Kind(options["kind"]) if options["kind"] else None,
-        entry=options["entry"],
-        runner=words_of(options["runner"]),
-    )
-    name = check_name("artifact", options["name"] or kinds.name_of(path, kinds.kind_of(path, wish)))
-    with kinds.prepared(path, wish) as prepared:
-        packed = pack(
-            prepared.source,
-            entry=prepared.entry,
-            libraries=[Path(library) for library in options["libraries"]],
-            with_libraries=not options["no_libs"],
-            form=prepared.form,
-        )
-        for warning in packed.warnings:
-            render.note(f"corps: warning: {warning}")
+    with packing(options, target) as (name, packed):
         if options["dry_run"]:
             show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
             return

@@ -2,64 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
 from corps.cli import render
+from corps.cli.libraries import LIBRARIES, Traceable
 from corps.cli.operator import Operator
 from corps.cli.options import SELECTOR, output_option, verb
+from corps.cli.packing import PackOptions, pack_options, packing, target_of
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.client import Client
 from corps.errors import Failed, Unavailable
 from corps.model.artifact import Manifest
 from corps.model.check import CheckView, check_of
-from corps.model.name import Digest, check_name
+from corps.model.name import Digest
 
 LISTED_MAX = 10
 
 
-class CheckOptions(TypedDict):
-    path: str
-    name: str | None
-    entry: str | None
-    libraries: tuple[str, ...]
-    no_libs: bool
+class CheckOptions(PackOptions):
+    libs: bool
     on: str
     output: Output
 
 
-@verb("check")
-@click.argument("path", type=click.Path(), metavar="PATH")
-@click.option("--name", metavar="NAME", help="What to call it; else the name of the file.")
-@click.option("--entry", metavar="FILE", help="What to execute in a directory.")
-@click.option(
-    "--lib", "libraries", multiple=True, type=click.Path(), metavar="FILE", help="One more library."
-)
-@click.option("--no-libs", is_flag=True, help="As if copied without the libraries it needs.")
+@verb("check", Traceable)
+@pack_options
+@click.option("--libs", is_flag=True, help="Only list its libraries: which travel, and why.")
 @click.option("--on", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @output_option
 @click.pass_obj
 def check(operator: Operator, **options: Unpack[CheckOptions]) -> None:
     """Say which workers could run a program, and why the others could not.
 
-    Each looks at its own machine; nothing is copied.
+    Each looks at its own machine; nothing is copied. PATH and its options are as for copy.
     """
-    from corps.pack.build import default_name, pack  # noqa: PLC0415  # only this needs it
-
-    operator.client.status()  # nothing is read and hashed for a master that is not there
-    path = Path(options["path"])
-    name = check_name("artifact", options["name"] or default_name(path))
-    packed = pack(
-        path,
-        entry=options["entry"],
-        libraries=[Path(library) for library in options["libraries"]],
-        with_libraries=not options["no_libs"],
-    )
-    for warning in packed.warnings:
-        render.note(f"corps: warning: {warning}")
-    question = check_of(name, packed.digest, packed.manifest)
+    target = target_of(options)
+    if not options["libs"]:
+        operator.client.status()  # nothing is read and hashed for a master that is not there
+    with packing(options, target) as (name, packed):
+        libraries, question = packed.libraries, check_of(name, packed.digest, packed.manifest)
+    if options["libs"]:
+        render.show(libraries, LIBRARIES, options["output"])
+        return
     rows = operator.client.check(question, options["on"])
     render.show(rows, CHECKS, options["output"])
     cannot = [row for row in rows if not row.fits]

@@ -11,11 +11,17 @@ import click
 from corps.errors import Malformed
 
 R = TypeVar("R")
-KINDS = ("file", "tree", "jar")  # of corps.pack.kinds, which only a copy imports
+KINDS = (
+    "file",
+    "tree",
+    "jar",
+    "archive",
+    "python",
+)  # of corps.pack.kinds, which only a copy imports
 
 
 def kind_options(function: Callable[..., R]) -> Callable[..., Any]:
-    """`--kind` and `--runner`."""
+    """`--kind`, `--runner` and `--python`."""
     runner = click.option(
         "--runner",
         default="",
@@ -23,7 +29,10 @@ def kind_options(function: Callable[..., R]) -> Callable[..., Any]:
         help="What starts it on a worker: 'node', 'java -Xmx1g -jar'.",
     )
     kind = click.option("--kind", type=click.Choice(KINDS), help="What PATH is; else as it looks.")
-    return kind(runner(function))
+    python = click.option(
+        "--python", metavar="PROG", help="Whose pip builds a Python application, as workers have."
+    )
+    return kind(runner(python(function)))
 
 
 def words_of(runner: str) -> tuple[str, ...]:

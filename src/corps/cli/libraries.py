@@ -14,10 +14,10 @@ from corps.cli import render
 from corps.cli.options import Verb
 from corps.cli.render import MISSING, Column, Listing
 from corps.errors import Malformed, NotFound
-from corps.pack.parcel import LibraryRow
 
 if TYPE_CHECKING:
     from corps.pack.libraries import Choice
+    from corps.pack.parcel import LibraryRow
 
 R = TypeVar("R")
 COMMAND = "corps.traced-command"
@@ -86,11 +86,38 @@ def trace_options(function: Callable[..., R]) -> Callable[..., Any]:
     return is_traced(seconds(function))
 
 
+def to_copy(path: str | None) -> str:
+    """PATH; without one, the program that is traced."""
+    if path is not None:
+        return path
+    command = _command()
+    if not command:
+        raise Malformed("give the PATH of what to copy")
+    return _program(command)
+
+
+def opened(trace_s: float) -> dict[str, tuple[str, ...]]:
+    """Runs what stands behind `--`, if it is to be traced: program -> what it mapped."""
+    command = _command()
+    if not command:
+        return {}
+    from corps.pack.opened import trace  # noqa: PLC0415  # only what packs needs it
+
+    found = trace([_program(command), *command[1:]], trace_s)
+    if found.is_over and found.status:
+        how = f"exited {found.status}" if found.status > 0 else f"died of signal {-found.status}"
+        render.note(f"corps: warning: '{command[0]}' {how} while it was traced")
+    return found.mapped
+
+
 def picked(
-    libraries: Sequence[str], left_out: Sequence[str], system: Sequence[str], is_alone: bool = False
+    libraries: Sequence[str],
+    left_out: Sequence[str],
+    system: Sequence[str],
+    opened: dict[str, tuple[str, ...]] | None = None,
 ) -> Picked:
     """A `--lib` that is no file and has no slash is the name of a library that shall travel."""
-    from corps.pack.libraries import Choice  # noqa: PLC0415  # only what packs needs it
+    from corps.pack.libraries import Choice  # noqa: PLC0415  # as above
 
     names = [text for text in libraries if text and "/" not in text and not os.path.exists(text)]
     return Picked(
@@ -99,28 +126,21 @@ def picked(
             travelling=tuple(names),
             left_out=tuple(left_out),
             system=tuple(system),
-            is_alone=is_alone,
+            opened=opened or {},
         ),
     )
 
 
-def traced(context: click.Context, path: str | None, trace_s: float) -> tuple[str, dict[str, Any]]:
-    """PATH, which the traced command gives when it is left out, and what that command mapped."""
-    command = context.meta.get(COMMAND)
-    if command is None:
-        if path is None:
-            raise Malformed("give the PATH of what to copy")
-        return path, {}
-    from corps.pack.opened import trace  # noqa: PLC0415  # as above
+def _command() -> tuple[str, ...]:
+    command: tuple[str, ...] = click.get_current_context().meta.get(COMMAND, ())
+    return command
 
+
+def _program(command: Sequence[str]) -> str:
     program = shutil.which(command[0])
     if program is None:
         raise NotFound(f"no program '{command[0]}': give its path, and make it executable")
-    found = trace([program, *command[1:]], trace_s)
-    if found.is_over and found.status:
-        how = f"exited {found.status}" if found.status > 0 else f"was killed by {-found.status}"
-        render.note(f"corps: warning: '{command[0]}' {how} while it was traced")
-    return path or program, found.mapped
+    return program
 
 
 LIBRARIES: Listing[LibraryRow] = Listing(

@@ -60,8 +60,8 @@ class Verb(click.Command):
             raise
 
 
-def verb(name: str) -> Callable[[Callable[..., Any]], Verb]:
-    return click.command(name, cls=Verb)
+def verb(name: str, kind: type[Verb] = Verb) -> Callable[[Callable[..., Any]], Verb]:
+    return click.command(name, cls=kind)
 
 
 def master_options(*, is_hidden: bool = False) -> list[click.Parameter]:

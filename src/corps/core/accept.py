@@ -88,7 +88,13 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
         )
     # Copied again, it is the newest version again: a launch by name means what came last.
     wanted = tuple(sorted({*artifact.workers, *names}))
-    ledger.save(msgspec.structs.replace(artifact, workers=wanted, created_at=ledger.now))
+    before = set(artifact.forced)
+    forced = before.union(names) if command.transfer.forced else before.difference(names)
+    ledger.save(
+        msgspec.structs.replace(
+            artifact, workers=wanted, created_at=ledger.now, forced=tuple(sorted(forced))
+        )
+    )
     ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {_listed(names)}")
     transfer = msgspec.structs.replace(command.transfer, workers=len(names))
     for name in names:
@@ -127,7 +133,8 @@ def delete(ledger: Ledger, command: Delete, by: str) -> tuple[str, ...]:
         )
     wanted = tuple(name for name in artifact.workers if name not in chosen)
     if wanted:
-        ledger.save(msgspec.structs.replace(artifact, workers=wanted))
+        forced = tuple(name for name in artifact.forced if name in wanted)
+        ledger.save(msgspec.structs.replace(artifact, workers=wanted, forced=forced))
     else:
         ledger.drop(artifact)
     ledger.happened("delete", artifact.name, f"from {_listed(chosen) or 'nowhere'}, by {by}")
@@ -153,7 +160,7 @@ def rows(
                 files_sent=0,
                 files_total=artifact.file_count if artifact else 0,
                 seconds=None,
-                result=(_unfit(ledger, command, name) or _begins(ledger, name, is_resumed)),
+                result=unfit(ledger, command, name) or _begins(ledger, name, is_resumed),
             )
             for name in names
         ]
@@ -171,7 +178,8 @@ def rows(
     ]
 
 
-def _unfit(ledger: Ledger, command: Copy, worker: WorkerName) -> str:
+def unfit(ledger: Ledger, command: Copy, worker: WorkerName) -> str:
+    """Why a copy leaves this worker out; empty: it does not."""
     return "" if command.transfer.forced else ledger.fitness.reason(worker, command.digest)
 
 

@@ -23,20 +23,18 @@ def usable_workers(ledger: Ledger, command: Launch, artifact: Artifact) -> list[
     usable = [w for w in everyone if w.state is WorkerState.READY and w.name in ledger.session_of]
     if on is None:
         having = [w for w in usable if w.name in artifact.workers]
-        return fitness.fit(having, artifact.digest) or fitness.require(
-            _some(usable, everyone), artifact
-        )
+        return fitness.able(having, artifact) or fitness.require(_some(usable, everyone), artifact)
     named = parse_selector(on).names
     for worker in everyone:
         if worker.name in named and worker not in usable:
             raise Unavailable(f"{gone(ledger.cluster, worker.name)}: nothing was launched")
-    fit = fitness.require(_some(usable, everyone), artifact)
+    able = fitness.require(_some(usable, everyone), artifact)
     if command.count is None:  # one on each that was named, or none at all
         for worker in usable:
-            if worker.name in named and worker not in fit:
+            if worker.name in named and worker not in able:
                 reason = fitness.reason(worker.name, artifact.digest)
                 raise Unavailable(f"{reason}: nothing was launched")
-    return fit
+    return able
 
 
 def _some(usable: list[Worker], everyone: list[Worker]) -> list[Worker]:

@@ -49,12 +49,17 @@ class Fitness:
         """Those that have said nothing against it."""
         return [worker for worker in workers if not self.problems(worker.name, digest)]
 
+    def able(self, workers: Iterable[Worker], artifact: Artifact) -> list[Worker]:
+        """Those that can run it, or were made to have it by an operator who knows better."""
+        fit = self.fit(workers := list(workers), artifact.digest)
+        return [worker for worker in workers if worker in fit or worker.name in artifact.forced]
+
     def require(self, workers: list[Worker], artifact: Artifact) -> list[Worker]:
         """Those of `workers` that can run it; raise Unavailable with their reasons if none can."""
-        fit = self.fit(workers, artifact.digest)
-        if not fit:
+        able = self.able(workers, artifact)
+        if not able:
             raise self.refusal(workers, artifact.name, artifact.digest)
-        return fit
+        return able
 
     def refusal(self, workers: list[Worker], name: str, digest: Digest) -> Unavailable:
         reasons = [self.reason(worker.name, digest) for worker in workers[:NAMED_MAX]]

@@ -134,10 +134,8 @@ class MasterCore:
         """Where a copy would go. Raise what it would be refused for."""
         installed = self._roster.installed
         return tuple(
-            Destination(
-                worker.name, tuple(installed.get(worker.name, {})), self._unreachable(worker.name)
-            )
-            for worker in accept.recipients(self._ledger, command)
+            Destination(name, tuple(installed.get(name, {})), self._obstacle(name, command))
+            for name in (worker.name for worker in accept.recipients(self._ledger, command))
         )
 
     def fits(self, worker: WorkerName, digest: Digest) -> bool | None:
@@ -162,8 +160,10 @@ class MasterCore:
                 self._ledger.send_to(surplus.worker, Remove(keys=(surplus.key,)))
                 self._orders.removed([surplus.id])
 
-    def _unreachable(self, name: WorkerName) -> str | None:
-        return None if name in self._ledger.session_of else candidates.gone(self.cluster, name)
+    def _obstacle(self, name: WorkerName, command: Copy) -> str | None:
+        if name not in self._ledger.session_of:
+            return candidates.gone(self.cluster, name)
+        return accept.unfit(self._ledger, command, name) or None
 
     # ---- messages
 

@@ -32,6 +32,7 @@ from corps.core.rivals import Rivals
 from corps.core.session import Phase, Session
 from corps.core.skew import SKEW_S, ahead_s
 from corps.errors import Conflict, CorpsError, ProtocolError, Unavailable
+from corps.model.artifact import Transfer
 from corps.model.instance import InstanceState
 from corps.model.name import Digest, WorkerName
 from corps.model.worker import Worker, WorkerState
@@ -298,7 +299,8 @@ class Roster:
         ledger, there = self._ledger, self.installed[name]
         for artifact in ledger.cluster.artifacts.values():
             if name in artifact.workers and artifact.digest not in there:
-                ledger.send_to(name, Install(digest=artifact.digest))
+                transfer = Transfer(forced=name in artifact.forced)
+                ledger.send_to(name, Install(digest=artifact.digest, transfer=transfer))
         for digest in [digest for digest in there if not ledger.is_wanted(name, digest)]:
             ledger.send_to(name, Uninstall(digest=digest))
 

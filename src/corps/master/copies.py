@@ -12,6 +12,7 @@ from litestar.datastructures import State
 
 from corps.core.master import Destination
 from corps.errors import Invalid, NotFound
+from corps.master import fitness
 from corps.model.artifact import (
     MANIFEST_MAX_BYTES,
     Manifest,
@@ -19,6 +20,7 @@ from corps.model.artifact import (
     decode_manifest,
     encode_manifest,
 )
+from corps.model.check import check_of
 from corps.model.command import Copy
 from corps.model.name import Digest
 from corps.model.plan import PATHS_MAX, PlanRequest, PlanView
@@ -40,6 +42,8 @@ async def plan(state: State, data: PlanRequest) -> list[PlanView]:
     master = _of(state)
     await master.driver.settled()
     digest = await asyncio.to_thread(_check, data.manifest)
+    question = check_of(data.name, digest, data.manifest)
+    await fitness.check(master.driver, question, data.to)  # the core remembers what they say
     destinations = master.driver.core.destinations(Copy(name=data.name, digest=digest, to=data.to))
     return await asyncio.to_thread(_rows, master.blobs, data, digest, destinations)
 

@@ -92,7 +92,7 @@ def check_transfer(transfer: Transfer) -> Transfer:
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A named manifest, as the master records it. `workers`: where it should be; `signature`: who
-    vouched for it last."""
+    vouched for it last; `forced`: the workers that have it although they cannot run it."""
 
     name: str
     digest: Digest
@@ -102,6 +102,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str
     workers: tuple[str, ...] = ()
     signature: Signature | None = None
+    forced: tuple[str, ...] = ()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -37,6 +37,8 @@ from corps.pack.source import (
     shebang_warnings,
 )
 
+PROGRAMS_NAMED_MAX = 8
+
 
 def default_name(path: Path) -> str:
     """What the artifact of this path is called when nobody says."""
@@ -63,9 +65,7 @@ def pack(
     for path in (source, *libraries):
         if "\0" in str(path):
             raise Invalid(f"bad path {str(path)[:80]!r}: it has a NUL character", field="path")
-    parcel = Parcel()
-    parcel.warnings.update(dict.fromkeys(form.warnings))
-    parcel.runner = form.runner
+    parcel = Parcel(form)
     nearby: dict[str, list[Path]] = {}
     if os.path.isdir(source):
         root = Path(os.path.realpath(source))
@@ -97,7 +97,7 @@ def _add_program(parcel: Parcel, source: Path, entry: str | None) -> Source:
             f"'{source}' is a file, so it is the program: leave out --entry", field="entry"
         )
     program = parcel.read(_real(source))
-    if not parcel.runner:
+    if not parcel.form.runner:
         _check_executable(source, program)
     parcel.add(source.name, program, FileKind.EXECUTABLE, program.is_executable)
     return program
@@ -107,7 +107,8 @@ def _add_tree(parcel: Parcel, root: Path, tree: Tree, entry: str | None) -> tupl
     """The tree as it is, and its program: where it is here, and its path inside."""
     if entry is None:
         raise Invalid(
-            f"'{root}' is a directory: name the program in it with --entry", field="entry"
+            f"'{root}' is a directory: name the program in it with --entry{_programs(root, tree)}",
+            field="entry",
         )
     inside = check_path(posixpath.normpath(entry))
     for path in tree.files:
@@ -131,9 +132,18 @@ def _add_tree(parcel: Parcel, root: Path, tree: Tree, entry: str | None) -> tupl
     if not program.is_relative_to(root):
         raise Invalid(f"entry {entry!r} leads out of '{root}'", field="entry")
     found = parcel.read(program)
-    if not parcel.runner:
+    if not parcel.form.runner:
         _check_executable(root / inside, found)
     return found, inside
+
+
+def _programs(root: Path, tree: Tree) -> str:
+    """` (bin/run, bin/tool)`: what could be meant."""
+    able = (path for path in tree.files if os.access(root / path, os.X_OK))
+    names = [path for path in able if not has_library_name(path)][: PROGRAMS_NAMED_MAX + 1]
+    if len(names) > PROGRAMS_NAMED_MAX:
+        names[PROGRAMS_NAMED_MAX:] = ["..."]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _kind(path: str, entry: str, file: Source) -> FileKind:
@@ -163,15 +173,6 @@ def _warn_of_start(parcel: Parcel, program: Source, inside: str) -> None:
             f"'{inside}' is {'neither a program nor a script with #!' if program.head else 'empty'}"
             ": workers cannot start it"
         )
-    if "security.capability" in _attributes(program.path):
-        parcel.warn(f"'{inside}' has file capabilities; its copy has not")
-
-
-def _attributes(path: Path) -> list[str]:
-    try:
-        return os.listxattr(path)
-    except OSError:
-        return []
 
 
 def _library_path() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from corps.pack.opened import names_of_opened, opened_libraries
 from corps.pack.parcel import LibraryRow, Parcel
 from corps.pack.source import Source, Tree, has_library_name
 from corps.pack.system import is_musl, owner_of
-from corps.pack.versions import asked_versions
+from corps.pack.versions import asked_versions, defined_versions
 
 GIVEN = "given with --lib"
 INSIDE = "in the directory already"
@@ -118,7 +118,8 @@ def add_given(
 def add_libraries(
     parcel: Parcel, program: Source, places: Places, choice: Choice, directory: str
 ) -> None:
-    """What the program needs and a worker would not find, unless it is the machine's."""
+    """What the program needs and a worker would not find, unless it is the machine's. One that is
+    no ELF file may load some from its tree: then it is they who need."""
     elf = read_elf(program.path)
     shipment = _Shipment(parcel, places, choice, directory)
     if elf is not None:
@@ -127,6 +128,8 @@ def add_libraries(
                 f"'{program.path.name}' needs '{elf.interpreter}', which is not on this machine"
             )
         shipment.add(program.path)
+    for loaded in parcel.form.objects:
+        shipment.add(loaded)
     for path in choice.opened:
         if Path(path) != program.path and parcel.has_read(path):
             shipment.add(Path(path))
@@ -141,12 +144,27 @@ def add_libraries(
         machine=main.machine.name,
         loader=main.interpreter,
         libraries=tuple(_need(row) for row in parcel.libraries if _is_needed(row)),
+        library_path=shipment.library_path(),
     )
+    for row in parcel.libraries:
+        _warn_of_versions(parcel, row)
     for option, name in choice.unused([row.name for row in parcel.libraries]):
         text = f"'{program.path.name}' needs no library of the name '{name}'"
         if option == "--lib":
             raise NotFound(f"no file '{name}', and {text}")
         parcel.warn(f"{option} {name}: {text}")
+
+
+def _warn_of_versions(parcel: Parcel, row: LibraryRow) -> None:
+    """What travels must have what is asked of it; a library without versions serves all who ask."""
+    have = defined_versions(row.path) if row.path is not None and row.versions else frozenset()
+    for version, symbol in row.versions.items() if have else ():
+        if version not in have:
+            named = f" (symbol {symbol})" if symbol else ""
+            parcel.warn(
+                f"'{row.asked_by}' needs {version} of {row.name}{named}, which '{row.path}' has "
+                "not: give another with --lib"
+            )
 
 
 def _warn_of_trace(parcel: Parcel, program: Source, choice: Choice) -> None:
@@ -198,12 +216,25 @@ class _Shipment:
                 f"'{who}' needs {name}, which is not on this machine: give it with --lib"
             )
 
+    def library_path(self) -> tuple[str, ...]:
+        """Directories of any machine, in which the travelling files themselves say to look."""
+        found: dict[str, None] = {}
+        for path in self._paths():
+            elf = read_elf(path)
+            assert elf is not None, "only ELF files are in a closure"
+            directories = elf.runpath or elf.rpath
+            found |= dict.fromkeys(d for d in directories if d.startswith("/") and "$" not in d)
+        return tuple(found)
+
+    def _paths(self) -> Iterator[Path]:
+        paths = (*self.programs, *(path for path, _ in self._travelling.values()))
+        yield from dict.fromkeys(paths)
+
     def rows(self) -> tuple[LibraryRow, ...]:
         """In the order of the search."""
         asked_by: dict[str, str] = {}
         versions: dict[str, dict[str, str]] = {}
-        paths = (*self.programs, *(path for path, _ in self._travelling.values()))
-        for path in dict.fromkeys(paths):
+        for path in self._paths():
             elf, asked = read_elf(path), asked_versions(path)
             assert elf is not None, "only ELF files are in a closure"
             for name in (*elf.needed, *asked):

@@ -18,6 +18,8 @@ from corps.model.artifact import (
 )
 from corps.model.name import Digest
 from corps.model.needs import Needs
+from corps.pack.form import PLAIN, Form
+from corps.pack.modes import Modes
 from corps.pack.source import Source, read_source
 
 TREE_LIBRARY_DIR = ".corps-lib"
@@ -57,15 +59,16 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
 class Parcel:
     """Collects entries, sources and warnings; a file that is met twice is hashed once."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form = PLAIN) -> None:
+        self.form = form
         self.files: dict[str, FileEntry] = {}
         self.links: list[LinkEntry] = []
         self.sources: dict[Digest, Path] = {}
-        self.warnings: dict[str, None] = {}
-        self.runner: tuple[str, ...] = ()
+        self.warnings: dict[str, None] = dict.fromkeys(form.warnings)
         self.needs = Needs()
         self.libraries: tuple[LibraryRow, ...] = ()
         self._read: dict[str, Source] = {}
+        self._modes = Modes()
 
     def read(self, real: Path) -> Source:
         """`real` has no links in it."""
@@ -83,8 +86,7 @@ class Parcel:
 
     def add(self, path: str, source: Source, kind: FileKind, executable: bool) -> None:
         check_path(path)
-        if source.is_set_id:
-            self.warn(f"'{path}' is setuid or setgid; its copy is not, and runs as who launches it")
+        self._modes.note(path, self.form.modes.get(path, source.mode), source.attributes)
         self.sources.setdefault(source.digest, source.path)
         self.files[path] = FileEntry(
             path=path,
@@ -108,11 +110,11 @@ class Parcel:
             files=tuple(self.files[path] for path in sorted(self.files)),
             links=tuple(sorted(self.links, key=lambda link: link.path)),
             library_dirs=(library_directory,) if has_libraries else (),
-            runner=self.runner,
+            runner=self.form.runner,
             needs=self.needs,
         )
         check_manifest(manifest)
-        warnings = list(self.warnings)
+        warnings = [*self.warnings, *self._modes.warnings()]
         if len(warnings) > WARNINGS_MAX:
             warnings[WARNINGS_MAX:] = [f"and {len(warnings) - WARNINGS_MAX} more warnings"]
         return Packed(

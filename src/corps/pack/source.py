@@ -30,14 +30,11 @@ class Source(NamedTuple):
     digest: Digest
     mode: int
     head: bytes
+    attributes: tuple[str, ...] = ()
 
     @property
     def is_executable(self) -> bool:
         return bool(self.mode & 0o111)
-
-    @property
-    def is_set_id(self) -> bool:
-        return bool(self.mode & (stat.S_ISUID | stat.S_ISGID))
 
 
 class Tree(NamedTuple):
@@ -66,7 +63,7 @@ def read_source(path: Path) -> Source:
             read_bytes += count
             if read_bytes > before.st_size:
                 break
-        after = os.fstat(fd)
+        after, attributes = os.fstat(fd), _attributes(fd)
     except OSError as error:
         raise unreadable(path, error) from error
     finally:
@@ -75,7 +72,8 @@ def read_source(path: Path) -> Source:
         raise Invalid(
             f"'{path}' changed while it was read; copy it when nobody writes to it", field="path"
         )
-    return Source(path, read_bytes, digest.hexdigest(), stat.S_IMODE(before.st_mode), head)
+    mode = stat.S_IMODE(before.st_mode)
+    return Source(path, read_bytes, digest.hexdigest(), mode, head, attributes)
 
 
 def read_tree(root: Path) -> Tree:
@@ -187,6 +185,13 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
         f"'{path}' is {kind}, no regular file: only files, directories and links can be copied",
         field="path",
     )
+
+
+def _attributes(fd: int) -> tuple[str, ...]:
+    try:
+        return tuple(os.listxattr(fd))
+    except OSError:
+        return ()  # a file system without
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

@@ -43,7 +43,8 @@ async def answer_sample(
 async def answer_probe(
     question: Probe, tell: Tell, machine: MachineCheck, refusal: str | None
 ) -> None:
-    problems = await asyncio.to_thread(machine.problems, question.check, refusal)
+    loop = asyncio.get_running_loop()
+    problems = await loop.run_in_executor(machine.thread, machine.problems, question.check, refusal)
     tell(Probed(ask=question.ask, digest=question.check.digest, problems=problems))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ from corps.errors import CorpsError, Unavailable
 from corps.model.artifact import Manifest
 from corps.model.check import Check, check_of
 from corps.model.name import Digest
-from corps.model.needs import LibraryNeed, Needs
+from corps.model.needs import Needs
 from corps.store.blobs import BlobStore
 from corps.store.trees import Trees
 from corps.worker.binary import loader_advice
@@ -51,6 +52,8 @@ class MachineCheck:
 
     def __init__(self, worker: str, blobs: BlobStore, trees: Trees) -> None:
         self._worker, self._blobs, self._trees = worker, blobs, trees
+        # Not of those that installs keep busy for long: somebody waits for the answer.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
 
     def problems(self, check: Check, refusal: str | None) -> tuple[str, ...]:
         """Blocking. Every reason why the artifact could not run here, or has no room.
@@ -109,20 +112,20 @@ def _foreign(needs: Needs, here: Here) -> str | None:
     host = os.uname().machine
     host = HOSTS.get(host, host)
     wanted = needs.machine
-    if wanted is None or wanted == host or wanted in ALSO_RUNS.get(host, ()) or _emulated(wanted):
+    if wanted is None or wanted == host or wanted in ALSO_RUNS.get(host, ()) or is_emulated(wanted):
         return None
     return f"{here.worker} is {host}, {here.app} is for {wanted}: build it for {host}"
 
 
-def _emulated(machine: str) -> bool:
+def is_emulated(machine: str, binfmt: str = BINFMT) -> bool:
     """An emulator is registered for it, Documentation/admin-guide/binfmt-misc.rst."""
     number = ELF_NUMBERS.get(machine)
     if number is None:
         return False
     wanted = {number.to_bytes(2, order).hex() for order in ("little", "big")}
-    for name in _listed(BINFMT):
+    for name in _listed(binfmt):
         try:
-            with open(f"{BINFMT}/{name}") as file:
+            with open(f"{binfmt}/{name}") as file:
                 words = file.read(4_096).split()
         except (OSError, ValueError):
             continue
@@ -152,7 +155,7 @@ def _unmet_libraries(needs: Needs, here: Here) -> Iterator[str]:
         if path is None:
             absent.append(need.name)
             continue
-        version = _newest_missing(need, libraries.versions(path))
+        version = max(libraries.missing(need, path), key=_order, default=None)
         if version is None:
             continue
         symbol = need.versions[version]
@@ -174,16 +177,11 @@ def _unmet_libraries(needs: Needs, here: Here) -> Iterator[str]:
         )
 
 
-def _newest_missing(need: LibraryNeed, have: frozenset[str]) -> str | None:
-    """As ld.so checks it: a library without any versions serves all who ask."""
-    missing = [version for version in need.versions if have and version not in have]
-    return max(missing, key=_order, default=None)
-
-
 def _older(here: Here, name: str, version: str, symbol: str, have: frozenset[str]) -> str:
     family = version.rpartition("_")[0]
     known = [one for one in have if one.rpartition("_")[0] == family]
-    up_to = f"up to {max(known, key=_order)}" if known else f"without {family or version}"
+    without = f"without {family or version}" if have else "without symbol versions"
+    up_to = f"up to {max(known, key=_order)}" if known else without
     return (
         f"{here.worker} has {name} {up_to}, {here.app} needs {version}{_of_symbol(symbol, '')}: "
         "install a newer one there, or copy it along with --lib"

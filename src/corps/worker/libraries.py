@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from corps.errors import Invalid
-from corps.model.needs import Needs
+from corps.model.needs import LibraryNeed, Needs
 
 GLIBC_MAX_BYTES = 16 << 20
 FILES_KEPT = 500
@@ -35,6 +35,15 @@ class Libraries:
             return name  # relative to the program itself
         candidates = iter((name,)) if "/" in name else self._candidates(name)
         return next((path for path in candidates if self._is_one(path)), None)
+
+    def missing(self, need: LibraryNeed, path: str) -> list[str]:
+        """The versions that it lacks. musl's loader asks for none; glibc's warns of a library that
+        has none at all, and fails as soon as a symbol of it is wanted (elf/dl-lookup.c)."""
+        if self._is_musl:
+            return []
+        have = self.versions(path)
+        wanted = need.versions.items()
+        return [version for version, symbol in wanted if version not in have and (have or symbol)]
 
     def versions(self, path: str) -> frozenset[str]:
         """The symbol versions it defines; empty when it has none, or cannot be read."""

@@ -85,7 +85,7 @@ def install(  # noqa: PLR0913 - how it travels has a default
                 )
                 if transfer.workers < ALIKE_WORKERS_MIN:
                     _fetch(client, blobs, asking.bases, tally.on_arrived, asking)
-                if transfer.swarm and peers is not None:
+                if transfer.swarm and transfer.workers != 1 and peers is not None:
                     client.close()  # a master has only so many connections
                     ears = (tally.on_wire, tally.on_done)
                     gather(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, crash_loop, detection, endurance, gated, limits, logs, usage
+from bench import beats, crash_loop, detection, endurance, gated, limits, logs, swarm, usage
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -170,6 +170,7 @@ def main() -> None:
     crashes()
     many_beats()
     logs.run(record)
+    swarm.run(record)
     sampler()
     detect_and_endure()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from corps.cli.upload import BULK_SOCKET
+from corps.client import Client
 from corps.model.artifact import (
     FileEntry,
     FileKind,
@@ -14,6 +16,10 @@ from corps.model.artifact import (
     Manifest,
     encode_manifest,
 )
+from corps.model.name import Digest
+from corps.net.bulk_client import BulkClient
+from corps.net.unix_http import connect_unix
+from corps.pack.parcel import Packed
 from corps.store.blobs import BlobStore
 
 
@@ -61,3 +67,11 @@ def leftovers(root: Path) -> list[str]:
         [path.name for path in (root / "tmp").iterdir()]
         + [path.name for path in (root / "trees").glob(".*")]
     )
+
+
+def upload(client: Client, packed: Packed) -> Digest:
+    """To the master, and to no worker yet."""
+    path = client.socket_path.with_name(BULK_SOCKET)
+    with BulkClient(lambda: connect_unix(path)) as bulk:
+        bulk.put_all(packed.sources)
+        return bulk.put_bytes(packed.manifest_bytes)

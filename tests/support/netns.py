@@ -7,6 +7,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+TBF_BURST = "64kb"
+TBF_LATENCY = "50ms"
+
 
 class Network:
     """A bridge in this namespace and one namespace for each machine, 10.77.N.0/24."""
@@ -34,7 +37,11 @@ class Network:
         _ip("-n", space, "addr", "add", address, "dev", far)
         _ip("-n", space, "link", "set", far, "up")
         _ip("-n", space, "link", "set", "lo", "up")
-        return ["ip", "netns", "exec", space]
+        return self.command(name)
+
+    def command(self, name: str) -> list[str]:
+        """The prefix that runs a command on this machine."""
+        return ["ip", "netns", "exec", self._space(name)]
 
     def cut(self, name: str) -> None:
         """Pull the plug: nothing passes, nothing is told."""
@@ -42,6 +49,16 @@ class Network:
 
     def mend(self, name: str) -> None:
         _ip("link", "set", self._near(name), "up")
+
+    def limit(self, name: str, rate: str) -> None:
+        """The link of a machine carries no more than that, each way: `100mbit`."""
+        for place in (["-n", self._space(name), "eth0"], [self._near(name)]):
+            *where, device = place
+            command = ["tc", *where, "qdisc", "replace", "dev", device, "root", "tbf"]
+            _run([*command, "rate", rate, "burst", TBF_BURST, "latency", TBF_LATENCY])
+
+    def address(self, name: str) -> str:
+        return f"{self._prefix}.{self._machines.index(name) + 2}"
 
     def tear_down(self) -> None:
         for name in self._machines:
@@ -70,5 +87,9 @@ def network(subnet: int) -> Iterator[Network]:
 
 
 def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True)
-    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    _run(["ip", *words])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

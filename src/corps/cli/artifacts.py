@@ -26,6 +26,7 @@ DELETED = "removed"
 class CopyOptions(PackOptions):
     to: str
     tag: str | None
+    no_swarm: bool
     dry_run: bool
     force: bool
     rate: str | None
@@ -37,6 +38,7 @@ class CopyOptions(PackOptions):
 @pack_options
 @click.option("--to", type=SELECTOR, default="all", metavar="SELECTOR", help="Which workers.")
 @click.option("--tag", metavar="TAG", help="And call this version NAME:TAG from now on.")
+@click.option("--no-swarm", is_flag=True, help="From the master alone, not between workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
 @click.option("--rate", metavar="SIZE", help="To each worker in a second at most: 10M.")
@@ -60,7 +62,9 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
         check_tag(options["tag"])
     operator.client.status()  # nothing is read and hashed for a master that is not there
     with packing(options, target) as (name, packed):
-        transfer = Transfer(forced=options["force"], rate_bytes_s=rate_bytes_s)
+        transfer = Transfer(
+            swarm=not options["no_swarm"], forced=options["force"], rate_bytes_s=rate_bytes_s
+        )
         if options["dry_run"]:
             request = PlanRequest(
                 name=name, manifest=packed.manifest, to=options["to"], transfer=transfer

@@ -107,8 +107,9 @@ def copy(ledger: Ledger, command: Copy, by: str, facts: ArtifactFacts) -> tuple[
         )
     )
     ledger.happened("copy", command.name, f"{key[: len(command.name) + 13]} to {_listed(names)}")
+    transfer = msgspec.structs.replace(command.transfer, workers=len(names))
     for name in names:
-        ledger.send_to(name, Install(digest=command.digest, transfer=command.transfer))
+        ledger.send_to(name, Install(digest=command.digest, transfer=transfer))
     for worker in chosen:
         if worker not in fit:
             reason = ledger.fitness.reason(worker.name, command.digest)

@@ -58,13 +58,15 @@ class Tracker:
         self._rng = rng
         self._heard_at: dict[Digest, dict[Member, float]] = {}
 
-    def seek(self, now: float, digest: Digest, member: Member) -> tuple[Member, ...]:
-        """Note that `member` is one; who else is, those first that were heard of just now."""
+    def seek(self, now: float, digest: Digest, member: Member | None) -> tuple[Member, ...]:
+        """Note that `member` is one, None: it serves nobody; who else is one, those first that
+        were heard of just now."""
         heard_at = self._heard_at.pop(digest, {})
         self._heard_at[digest] = heard_at  # the newest last
-        for other in [o for o in heard_at if o.address == member.address]:
-            del heard_at[other]  # perhaps with the key of an earlier life
-        heard_at[member] = now
+        if member is not None:
+            for other in [o for o in heard_at if o.address == member.address]:
+                del heard_at[other]  # perhaps with the key of an earlier life
+            heard_at[member] = now
         self._forget(now, heard_at)
         others = [other for other in heard_at if other is not member]
         active = [other for other in others if now - heard_at[other] <= ACTIVE_S]

@@ -23,6 +23,7 @@ PEERS_MAX = 12
 SAMPLE_MAX = 64
 LATE_TIMES = 3.0
 LATE_MIN_S = 1.0
+LATE_FIRST_S = 10.0  # as long as none has come
 WEIGHT = 0.2  # of the newest of the times that units took
 MASTER = "master"
 
@@ -180,7 +181,8 @@ class Swarm:
 
     def _late(self, units: Units, source: PeerAddress, now: float) -> int | None:
         """A unit that was asked of one other and takes far longer than units do."""
-        late_s = max(LATE_MIN_S, LATE_TIMES * (self._typical_s or 0.0))
+        typical_s = self._typical_s
+        late_s = LATE_FIRST_S if typical_s is None else max(LATE_MIN_S, LATE_TIMES * typical_s)
         for unit in members(units & self._flying):
             asked = self._asked[unit]
             if len(asked) == 1 and source not in asked and now - max(asked.values()) > late_s:

@@ -44,6 +44,7 @@ from corps.master.http import Master, make_app
 from corps.master.peer import PeerProtocol
 from corps.master.sessions import Sessions, listen
 from corps.master.shelf import Shelf
+from corps.master.swarm import swarm_server
 from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
@@ -91,6 +92,7 @@ async def _run(
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)
     sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
+    sessions.serve_swarm = swarm_server(blobs)
     listener = listen(host, port)
     address = format_address(listener.getsockname()[:2])
     shelf = Shelf(driver, blobs)

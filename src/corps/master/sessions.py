@@ -1,4 +1,4 @@
-"""The workers' connections: accept, tell control from bulk by the preface, feed the core."""
+"""The workers' connections: accept, tell what they carry by the preface, feed the core."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from corps.errors import Conflict
 from corps.master.driver import MasterDriver
 from corps.net.address import format_address
 from corps.net.connection import Connection, tune
-from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES
+from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES, SWARM_PREFACE
 from corps.wire.worker import (
     Answer,
     FromWorker,
@@ -47,6 +47,7 @@ class Sessions:
         self._complained_at: dict[str, float] = {}
         self._ids = itertools.count(1)
         self._reserve: int | None = _reserve()
+        self.serve_swarm: Callable[[socket.socket], None] = socket.socket.close
         driver.on_send = self._send
         driver.on_close = self._close
 
@@ -107,6 +108,8 @@ class Sessions:
             await self._open(sock, address)
         elif preface == BULK_PREFACE:
             self._serve_bulk(sock)
+        elif preface == SWARM_PREFACE:
+            self.serve_swarm(sock)
         else:
             host = address.rpartition(":")[0]
             self._complain(host, f"{address} is no worker of ours: it said {preface!r}")

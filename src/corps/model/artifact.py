@@ -76,11 +76,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """How an artifact should travel: from other workers as well, or from the master alone; and at
     most so many bytes in a second to each worker (None: as fast as it goes). `forced`: also to
-    workers that say they could not run it."""
+    workers that say they could not run it. `workers`: to how many at once; 0: nobody counted."""
 
     swarm: bool = True
     rate_bytes_s: int | None = None
     forced: bool = False
+    workers: int = 0
 
 
 def check_transfer(transfer: Transfer) -> Transfer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from corps.errors import Invalid
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 512 << 10
 PIECE_DIGEST_BYTES = 32
 
 

@@ -7,22 +7,18 @@ side is in `bulk_client`.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import assert_never
 
-from corps.clock import Clock
-from corps.errors import Conflict, CorpsError, Denied, Invalid, ProtocolError, Unavailable
+from corps.errors import Conflict, CorpsError, Denied, Invalid, ProtocolError
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
 from corps.net.batch import BATCH_WAIT_S, Batch
 from corps.net.bulk_client import MISSING_MAX, SMALL_BYTES, Blobs, BulkClient, Writer
 from corps.net.channel import STALL_S, Channel
 from corps.net.intake import Intake, Upload
+from corps.net.listener import Listener
 from corps.net.outgoing import Outgoing
 from corps.wire.bulk import (
     BulkAnswer,
@@ -39,13 +35,9 @@ from corps.wire.bulk import (
     Trouble,
     Want,
 )
-from corps.wire.codec import BULK_PREFACE, PREFACE_BYTES, encode_frame
+from corps.wire.codec import BULK_PREFACE, encode_frame
 
 __all__ = ["BulkClient", "BulkListener", "serve_bulk"]
-
-THREADS_MAX = 32
-PREFACE_S = 5.0
-ACCEPT_RETRY_S = 0.1
 
 
 def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float = STALL_S) -> None:
@@ -205,76 +197,19 @@ def _piece_list(store: Blobs, digest: Digest) -> PieceList:
 
 
 class BulkListener:
-    """Accepts bulk connections on a listening socket, each served by a thread of its own."""
+    """Accepts bulk connections on a listening socket."""
 
     def __init__(
         self, listening: socket.socket, store: Blobs, may_put: bool, intake: Intake | None = None
     ) -> None:
-        self._listening = listening
-        self._store = store
-        self._may_put = may_put
-        self._intake = intake
-        self._lock = threading.Lock()
-        self._serving: dict[threading.Thread, socket.socket] = {}
-        self._wake_r, self._wake_w = os.pipe()
-        self._acceptor = threading.Thread(target=self._accept, name="bulk-accept", daemon=True)
-        self._acceptor.start()
+        self._store, self._may_put, self._intake = store, may_put, intake
+        self._listener = Listener(listening, {BULK_PREFACE: self._serve})
 
     def close(self) -> None:
         """Cut all connections, wait for their threads, close the listening socket."""
-        if not self._acceptor.is_alive():
-            return
-        os.write(self._wake_w, b"x")
-        self._acceptor.join()
-        with self._lock:
-            serving = dict(self._serving)
-            for sock in serving.values():
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-        for thread in serving:
-            thread.join()
-        self._listening.close()
-        os.close(self._wake_r)
-        os.close(self._wake_w)
-
-    def _accept(self) -> None:
-        self._listening.setblocking(False)
-        poll = select.poll()
-        poll.register(self._listening, select.POLLIN)
-        poll.register(self._wake_r, select.POLLIN)
-        while True:
-            if any(fd == self._wake_r for fd, _ in poll.poll()):
-                return
-            try:
-                sock, _ = self._listening.accept()
-            except (BlockingIOError, ConnectionError):
-                continue
-            except OSError:  # no file descriptor left: some connection will end
-                select.select([self._wake_r], [], [], ACCEPT_RETRY_S)
-                continue
-            self._start(sock)
-
-    def _start(self, sock: socket.socket) -> None:
-        thread = threading.Thread(target=self._serve, args=(sock,), name="bulk", daemon=True)
-        with self._lock:
-            if len(self._serving) < THREADS_MAX:
-                self._serving[thread] = sock
-                with contextlib.suppress(RuntimeError):  # no thread to be had
-                    thread.start()
-                    return
-                del self._serving[thread]
-        _refuse(sock, Unavailable(f"{THREADS_MAX} copies are under way; repeat in a moment"))
+        self._listener.close()
 
     def _serve(self, sock: socket.socket) -> None:
-        try:
-            if _has_preface(sock):
-                self._serve_bulk(sock)
-        finally:
-            with self._lock:
-                del self._serving[threading.current_thread()]
-            sock.close()
-
-    def _serve_bulk(self, sock: socket.socket) -> None:
         if self._intake is None:
             serve_bulk(sock, self._store, self._may_put)
             return
@@ -283,26 +218,3 @@ class BulkListener:
             serve_bulk(sock, upload, self._may_put)
         finally:
             upload.close()
-
-
-def _has_preface(sock: socket.socket) -> bool:
-    clock = Clock()
-    deadline = clock() + PREFACE_S
-    preface = b""
-    try:
-        while len(preface) < PREFACE_BYTES:
-            sock.settimeout(max(0.001, deadline - clock()))
-            data = sock.recv(PREFACE_BYTES - len(preface))
-            if not data:
-                return False
-            preface += data
-    except OSError:
-        return False
-    return preface == BULK_PREFACE
-
-
-def _refuse(sock: socket.socket, error: CorpsError) -> None:
-    with contextlib.suppress(OSError), sock:
-        sock.setblocking(False)
-        sock.send(encode_frame(Trouble(code=error.code, message=error.message)))
-        sock.shutdown(socket.SHUT_WR)

@@ -22,6 +22,7 @@ from corps.model.pieces import PIECE_BYTES
 from corps.wire.bulk import Encoding, Sending, Want
 
 PATCH_BYTES = 4 << 20
+WIRE_MAX_BYTES = 1 << 20  # of one answer: so much is sent again after a cut
 PATCH_MIN_BYTES = 4 << 10
 ZSTD_MIN_BYTES = 2 << 10
 REACH_BYTES = 2 << 20
@@ -166,7 +167,7 @@ class Encoder:
             plain = _read(self._fd, offset, length)
             with _PATCHING:
                 data = patch(plain, _read(base.fd, *region))
-            if len(data) > PIECE_BYTES:
+            if len(data) > WIRE_MAX_BYTES:
                 return b""
             if len(data) > CLEAR * length:
                 otherwise = min(length, len(self._compressor.compress(plain)))

@@ -8,9 +8,15 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from corps.errors import NotFound, ProtocolError
 from corps.model.name import Digest
-from corps.model.pieces import PIECE_BYTES
 from corps.net.channel import Channel
-from corps.net.encode import BASES_MAX, PATCH_BYTES, REGION_MAX_BYTES, OpenBlob, decode
+from corps.net.encode import (
+    BASES_MAX,
+    PATCH_BYTES,
+    REGION_MAX_BYTES,
+    WIRE_MAX_BYTES,
+    OpenBlob,
+    decode,
+)
 from corps.wire.bulk import BulkAnswer, Encoding, Sending, Want
 
 OnArrived: TypeAlias = Callable[[int, int], None]
@@ -67,7 +73,7 @@ def receive_range(
         return
     if (
         sending.encoding not in want.encodings
-        or not 0 < wire_bytes <= PIECE_BYTES
+        or not 0 < wire_bytes <= WIRE_MAX_BYTES
         or length > PATCH_BYTES
     ):
         raise ProtocolError(f"not to be taken: {sending}")

@@ -32,6 +32,7 @@ from corps.worker.home import Home
 from corps.worker.install import anyhow, install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
+from corps.worker.peers import Peers
 from corps.worker.pulse import Pulse
 from corps.worker.sampler import Sampler
 from corps.worker.state import save
@@ -78,6 +79,7 @@ class WorkerDriver:
         self._ticker: asyncio.TimerHandle | None = None
         self.tell: Callable[[worker.FromWorker], None] = lambda message: None
         self.dial: Callable[[], socket.socket] = _no_master
+        self.peers: Peers | None = None
         self.over: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self) -> None:
@@ -140,6 +142,8 @@ class WorkerDriver:
         """The daemon ends, the keeper and the apps go on."""
         if self._ticker is not None:
             self._ticker.cancel()
+        if self.peers is not None:
+            await asyncio.to_thread(self.peers.close)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -261,7 +265,7 @@ class WorkerDriver:
                 raise Unavailable(self._watch_logs.refusal)
             require = anyhow if transfer.forced else self._machine.require
             fetch = partial(install, digest, self.dial, self._blobs, self._trees, pulse.beat)
-            bring_in = partial(fetch, require, transfer=transfer)
+            bring_in = partial(fetch, require, transfer=transfer, peers=self.peers)
             brought = await asyncio.to_thread(bring, digest, bring_in, self._soundness, self._trees)
         except (CorpsError, OSError) as error:
             text = error.message if isinstance(error, CorpsError) else str(error)

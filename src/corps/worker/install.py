@@ -22,12 +22,15 @@ from corps.store.trees import Trees
 from corps.wire.bulk import Encoding
 from corps.wire.worker import Progress
 from corps.worker.bases import find_bases
+from corps.worker.gather import Wants, gather
+from corps.worker.peers import Peers
 
 BREAKS_MAX = 5
 BLOCK_BYTES = 4096
 RESERVE_BYTES = 1 << 20
 ENCODINGS = (Encoding.ZSTD, Encoding.PATCH)
 TRANSFER = Transfer()
+ALIKE_WORKERS_MIN = 4  # so many differences from one master take longer than a swarm
 
 OnProgress: TypeAlias = Callable[[Progress], None]
 Require: TypeAlias = Callable[[Digest, Manifest], None]
@@ -58,8 +61,9 @@ def install(  # noqa: PLR0913 - how it travels has a default
     require: Require = anyhow,
     *,
     transfer: Transfer = TRANSFER,
+    peers: Peers | None = None,
 ) -> InstallReport:
-    """Make the artifact whole here. `on_progress` is called often.
+    """Make the artifact whole here, also from `peers`. `on_progress` is called often.
 
     `require` raises when it cannot run here: then nothing of it is fetched but its manifest.
     """
@@ -71,36 +75,64 @@ def install(  # noqa: PLR0913 - how it travels has a default
             _fetch(client, blobs, (digest,), ignore_arrived, asking, MANIFEST_MAX_BYTES)
         manifest = _manifest(digest, blobs, trees)
         require(digest, manifest)
-        bytes_total = _report(manifest, 0, 0).bytes_total
-        bytes_sent = 0
-
         with trees.keeping(digest, manifest):
             missing = blobs.missing(entry.digest for entry in manifest.files)
-            here_bytes = bytes_total - _size_bytes(manifest, missing)
-
-            def tell(done_bytes: int) -> None:
-                progress = Progress(
-                    digest=digest,
-                    bytes_sent=bytes_sent,
-                    bytes_total=bytes_total,
-                    bytes_done=min(done_bytes, bytes_total),
-                )
-                on_progress(progress)
-
-            def on_arrived(wire_bytes: int, count: int) -> None:
-                nonlocal bytes_sent, here_bytes
-                bytes_sent += wire_bytes
-                here_bytes += count
-                tell(here_bytes)
-
+            tally = _Tally(digest, manifest, missing, on_progress)
             _check_room(digest, manifest, missing, blobs, trees)
             if missing:
-                bases = find_bases(manifest, missing, trees)
-                asking = Asking(ENCODINGS, bases, transfer.rate_bytes_s)
-                _fetch(client, blobs, missing, on_arrived, asking)
-                tell(bytes_total)
+                asking = Asking(
+                    ENCODINGS, find_bases(manifest, missing, trees), transfer.rate_bytes_s
+                )
+                if transfer.workers < ALIKE_WORKERS_MIN:
+                    _fetch(client, blobs, asking.bases, tally.on_arrived, asking)
+                if transfer.swarm and transfer.workers != 1 and peers is not None:
+                    client.close()  # a master has only so many connections
+                    ears = (tally.on_wire, tally.on_done)
+                    gather(
+                        Wants(digest, dial, peers, *ears, transfer.rate_bytes_s), manifest, blobs
+                    )
+                _fetch(client, blobs, missing, tally.on_arrived, asking)
+                tally.on_done(tally.total_bytes)
             trees.build(digest)
-    return _report(manifest, bytes_sent, len(missing))
+    report = _report(manifest, tally.sent_bytes, len(missing))
+    return msgspec.structs.replace(report, bytes_from_peers=tally.peers_bytes)
+
+
+class _Tally:
+    """What travelled, and how much is here."""
+
+    def __init__(
+        self,
+        digest: Digest,
+        manifest: Manifest,
+        missing: tuple[Digest, ...],
+        on_progress: OnProgress,
+    ) -> None:
+        self.total_bytes = _report(manifest, 0, 0).bytes_total
+        self.sent_bytes = self.peers_bytes = 0
+        self._done_bytes = self.total_bytes - _size_bytes(manifest, missing)
+        self._digest, self._on_progress = digest, on_progress
+
+    def on_arrived(self, wire_bytes: int, count: int) -> None:
+        self.sent_bytes += wire_bytes
+        self.on_done(count)
+
+    def on_wire(self, count: int, is_peer: bool) -> None:
+        self.sent_bytes += count
+        self.peers_bytes += count if is_peer else 0
+        self.on_done(0)
+
+    def on_done(self, count: int) -> None:
+        self._done_bytes = min(self._done_bytes + count, self.total_bytes)
+        self._on_progress(
+            Progress(
+                digest=self._digest,
+                bytes_sent=self.sent_bytes,
+                bytes_total=self.total_bytes,
+                bytes_done=self._done_bytes,
+                bytes_from_peers=self.peers_bytes,
+            )
+        )
 
 
 def _manifest(digest: Digest, blobs: BlobStore, trees: Trees) -> Manifest:
@@ -122,7 +154,9 @@ def _fetch(
 ) -> None:
     """Go on after a broken connection, as long as something arrives in between; and without bases
     when they were not what they should be: damaged on this disk, or removed meanwhile."""
-    wanted = tuple(digests)
+    wanted = blobs.missing(digests)
+    if not wanted:
+        return
     breaks_left = BREAKS_MAX
     arrived_bytes = 0
 

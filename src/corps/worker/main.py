@@ -36,6 +36,7 @@ from corps.wire.worker import ToWorker
 from corps.worker.driver import WorkerDriver
 from corps.worker.facts import default_name, make_hello
 from corps.worker.home import Home
+from corps.worker.peers import Peers
 from corps.worker.policy import policy_file
 from corps.worker.state import begin
 
@@ -98,6 +99,8 @@ async def _run(
     )
     driver = WorkerDriver(core, home, Clock())
     driver.dial = functools.partial(_connect, address)
+    if not is_loopback(address[0]):  # else all share one machine, and its memory is the network
+        driver.peers = Peers(blobs)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -24,9 +24,10 @@ from corps.errors import (
     TimedOut,
     Unavailable,
 )
-from corps.net.bulk import THREADS_MAX, BulkClient, serve_bulk
+from corps.net.bulk import BulkClient, serve_bulk
 from corps.net.bulk_client import MISSING_MAX, PUT_WINDOW_MAX, SMALL_BYTES, Dial
 from corps.net.channel import SENDFILE_BYTES, Channel
+from corps.net.listener import THREADS_MAX
 from corps.store.blobs import PART_MIN_BYTES, BlobStore
 from corps.wire.bulk import BulkAnswer, Encoding, Missing, Partial, Sending, Trouble, Want
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, HEADER, encode_frame

@@ -20,7 +20,15 @@ from corps.model.artifact import Transfer
 from corps.model.pieces import PIECE_BYTES
 from corps.net.bulk import BulkClient
 from corps.net.bulk_client import Dial
-from corps.net.encode import PATCH_BYTES, PATCH_MIN_BYTES, REGION_MAX_BYTES, Memo, decode, patch
+from corps.net.encode import (
+    PATCH_BYTES,
+    PATCH_MIN_BYTES,
+    REGION_MAX_BYTES,
+    WIRE_MAX_BYTES,
+    Memo,
+    decode,
+    patch,
+)
 from corps.net.incoming import Asking
 from corps.store.blobs import BlobStore
 from corps.wire.bulk import Encoding, Sending
@@ -221,7 +229,7 @@ def test_an_encoded_fetch_that_breaks_anywhere_goes_on_there(
         carried = wire.carried_down
         wire.down_bytes = None
         again, _ = fetch(wire.dial, here, digest, asking)
-        assert carried + again <= whole_wire + PIECE_BYTES
+        assert carried + again <= whole_wire + WIRE_MAX_BYTES
     wire.join()
     assert here.read_bytes(digest, len(NEW)) == NEW
     assert temporary(here) == []
@@ -237,7 +245,7 @@ def test_an_encoded_fetch_that_breaks_anywhere_goes_on_there(
         {"length": -1},
         {"length": 9_000},
         {"wire_bytes": 5},
-        {"encoding": Encoding.ZSTD, "wire_bytes": PIECE_BYTES + 1},
+        {"encoding": Encoding.ZSTD, "wire_bytes": WIRE_MAX_BYTES + 1},
         {"encoding": Encoding.ZSTD, "wire_bytes": -1},
         {"encoding": Encoding.PATCH, "wire_bytes": 5, "base": "b" * 64, "base_length": 5},
         {"encoding": Encoding.PATCH, "wire_bytes": 5, "base_length": 5},
@@ -340,7 +348,7 @@ def test_a_rate_goes_on_after_a_break(dial: Dial, there: BlobStore, worker: Work
     report = worker.install(digest, wire.dial, Transfer(rate_bytes_s=16 << 20))
     wire.join()
     assert wire.dial_count == 2
-    assert report.bytes_sent <= len(NOISE) + PIECE_BYTES
+    assert report.bytes_sent <= len(NOISE) + WIRE_MAX_BYTES
 
 
 def test_nobody_can_ask_for_no_bytes_in_a_second(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from corps.core.fitness import PROBLEMS_MAX, VERDICTS_MAX, Fitness
 from corps.model.artifact import Transfer
 from corps.model.command import (
@@ -77,7 +79,7 @@ def test_a_forced_copy_goes_everywhere_and_is_launched_there() -> None:
     forced = Transfer(forced=True)
     master.order(Copy(name="web", digest=DIGEST, transfer=forced))
     (install,) = master.sent(wire.Install, second)
-    assert install.transfer == forced
+    assert install.transfer == msgspec.structs.replace(forced, workers=2)
     assert answer(master, Launch(artifact="web", on="w2")) is None
     master.close(second)
     again = master.join("w2")  # and lost its files

@@ -8,7 +8,7 @@ import pytest
 
 from corps.core.supply import ACTIVE_S, MEMBER_S, TOLD_MAX, Member, Supply, Tracker
 from corps.core.swarm import (
-    LATE_MIN_S,
+    LATE_FIRST_S,
     MASTER,
     Part,
     Swarm,
@@ -123,8 +123,8 @@ def test_only_what_is_late_is_asked_of_a_second() -> None:
     for peer in ("slow", "b", "c"):
         swarm.holds(peer, 1)
     assert swarm.next_of("slow", 0.0) == 0
-    assert swarm.next_of("b", LATE_MIN_S) is None
-    late = LATE_MIN_S + 0.1
+    assert swarm.next_of("b", LATE_FIRST_S) is None
+    late = LATE_FIRST_S + 0.1
     assert swarm.next_of("slow", late) is None, "it is asked already"
     assert swarm.next_of("b", late) == 0
     assert swarm.next_of("c", late) is None, "of a second, not of all"

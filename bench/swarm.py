@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from corps.cli.upload import upload
 from corps.client import Client
 from corps.model.artifact import Transfer
 from corps.model.command import Copied, Copy
+from corps.model.name import Digest
 from corps.model.view import CopyView
-from corps.pack.build import pack
 from tests.support.cluster import Cluster
 from tests.support.netns import Network, network
+from tests.support.uploads import at_master
 
 WORKERS = 16
 LINK = "100mbit"
@@ -67,11 +67,11 @@ def run(record: Record) -> None:
 
 
 def copy(made: Cluster, to: str, size_bytes: int = SIZE_BYTES, *, swarm: bool = True) -> Copying:
-    digest = new_content(made, size_bytes)
-    command = Copy(name="big", digest=digest, to=to, transfer=Transfer(swarm=swarm))
-    begin = time.perf_counter()
-    rows = made.client.submit(command, Copied).workers
-    seconds = time.perf_counter() - begin
+    with new_content(made, size_bytes) as digest:
+        command = Copy(name="big", digest=digest, to=to, transfer=Transfer(swarm=swarm))
+        begin = time.perf_counter()
+        rows = made.client.submit(command, Copied).workers
+        seconds = time.perf_counter() - begin
     failed = [row.result for row in rows if row.result != "installed"]
     if failed:
         raise RuntimeError(f"not copied: {failed}")
@@ -80,9 +80,12 @@ def copy(made: Cluster, to: str, size_bytes: int = SIZE_BYTES, *, swarm: bool = 
 
 def copy_beside(made: Cluster, slow: str) -> float:
     """Until all but one have it, which is a peer like them."""
-    digest = new_content(made, SIZE_BYTES)
-    begin = time.perf_counter()
-    with Client(made.settings) as other, ThreadPoolExecutor(1) as pool:
+    with (
+        new_content(made, SIZE_BYTES) as digest,
+        Client(made.settings) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        begin = time.perf_counter()
         copying = pool.submit(other.submit, Copy(name="big", digest=digest, to="all"), Copied)
         while not copying.done():
             (there,) = [a.workers for a in made.client.artifacts() if a.digest == digest] or [()]
@@ -96,7 +99,8 @@ def copy_beside(made: Cluster, slow: str) -> float:
     return seconds
 
 
-def new_content(made: Cluster, size_bytes: int) -> str:
+@contextmanager
+def new_content(made: Cluster, size_bytes: int) -> Iterator[Digest]:
     """At the master: what no worker has, and does not compress."""
     directory = Path(tempfile.mkdtemp(prefix="corps-bench-"))
     try:
@@ -104,8 +108,8 @@ def new_content(made: Cluster, size_bytes: int) -> str:
         entry.write_text("#!/bin/sh\n")
         entry.chmod(0o755)
         (directory / "data").write_bytes(os.urandom(size_bytes))
-        packed = pack(directory, entry="run", libraries=(), with_libraries=False)
-        return upload(made.client, packed)
+        with at_master(made.client, directory, "run") as digest:
+            yield digest
     finally:
         shutil.rmtree(directory)
 

@@ -37,7 +37,7 @@ from corps.model.command import (
     Submission,
 )
 from corps.model.name import CommandId
-from corps.model.plan import PlanRequest, PlanView
+from corps.model.plan import PlanRequest, PlanView, ProgressView
 from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
 ANSWER_S = 10.0
@@ -233,6 +233,10 @@ class Client:
     def progress(self, command: CommandId) -> list[view.CopyView]:
         """How far a copy under way is, per worker."""
         return self._read(f"/v1/progress/{quote(command, safe='')}", (), list[view.CopyView])
+
+    def copies(self) -> list[ProgressView]:
+        """All copies that are under way, a row for each worker."""
+        return self._read("/v1/progress", (), list[ProgressView])
 
     def log(self, slice: LogSlice, wait_s: float = 0.0) -> tuple[output_view.LogChunkView, bytes]:
         """Bytes of a log and where they are; `wait_s` waits for the first new byte.

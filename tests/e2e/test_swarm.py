@@ -10,13 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from corps.cli.upload import upload
 from corps.client import Client
 from corps.model.command import Copied, Copy
 from corps.model.view import CopyView
-from corps.pack.build import pack
 from tests.support.cluster import Cluster
 from tests.support.netns import Network, network
+from tests.support.uploads import at_master
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
@@ -92,9 +91,11 @@ def test_peers_that_die_and_links_that_are_cut_keep_nobody_else_from_it(
 ) -> None:
     for name in ("m", *MACHINES):
         lan.limit(name, SLOW_LINK)
-    packed = pack(a_program(tmp_path / "app"), entry="run", libraries=(), with_libraries=False)
-    digest = upload(spread.client, packed)
-    with Client(spread.settings) as other, ThreadPoolExecutor(1) as pool:
+    with (
+        at_master(spread.client, a_program(tmp_path / "app"), "run") as digest,
+        Client(spread.settings) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
         pool.submit(other.submit, Copy(name="app", digest=digest, to="all"), Copied)
         id = until(lambda: other.under_way or "")
         until(lambda: any(row.bytes_from_peers for row in spread.client.progress(id)))

@@ -110,6 +110,20 @@ class Cluster:
         assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done
 
+    def command(self, *words: str) -> list[str]:
+        """The words of one command line of this cluster."""
+        return [*_corps(self.settings), *words]
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """One command on the command line that goes on while the test does; to be waited for."""
+        return subprocess.Popen(
+            self.command(*words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def copy(self, path: Path | str, *flags: str) -> None:
         self.corps("copy", str(path), *flags)
 

@@ -22,6 +22,19 @@ def ext4(image: Path, directory: Path, size_mib: int) -> Iterator[Path]:
 
 
 @contextmanager
+def quota(image: Path, directory: Path, size_mib: int, quota_mib: int) -> Iterator[Path]:
+    """A filesystem with room that nobody may use: beyond so much a write fails with EDQUOT."""
+    with image.open("wb") as file:
+        file.truncate(size_mib << 20)
+    _run("mkfs.btrfs", "-q", str(image))
+    with _mounted(directory, "-o", "loop", str(image)):
+        _run("btrfs", "quota", "enable", str(directory))
+        _run("btrfs", "qgroup", "limit", f"{quota_mib}M", str(directory))
+        yield directory
+    image.unlink()
+
+
+@contextmanager
 def ramfs(directory: Path) -> Iterator[Path]:
     """A filesystem that cannot punch holes, and does not say how large it is."""
     with _mounted(directory, "-t", "ramfs", "ramfs"):

@@ -9,12 +9,13 @@ import click
 from corps.cli import render
 from corps.cli.libraries import Traceable
 from corps.cli.operator import Operator
-from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
+from corps.cli.options import ARTIFACT, SELECTOR, output_option, progress_option, verb
 from corps.cli.packing import PackOptions, pack_options, packing, target_of
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Failed
 from corps.model.artifact import Transfer
-from corps.model.command import Copied, Copy
+from corps.model.command import Copy
+from corps.model.plan import PlanRequest
 from corps.model.terms import parse_size
 from corps.model.view import ArtifactView, CopyView, DeleteView
 
@@ -28,6 +29,7 @@ class CopyOptions(PackOptions):
     dry_run: bool
     force: bool
     rate: str | None
+    progress: bool | None
     output: Output
 
 
@@ -38,6 +40,7 @@ class CopyOptions(PackOptions):
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent to each worker.")
 @click.option("--force", is_flag=True, help="Also to workers that say they could not run it.")
 @click.option("--rate", metavar="SIZE", help="To each worker in a second at most: 10M.")
+@progress_option
 @output_option
 @click.pass_obj
 def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
@@ -48,24 +51,24 @@ def copy(operator: Operator, **options: Unpack[CopyOptions]) -> None:
     """
     from corps.cli.check import require_fit  # noqa: PLC0415  # only copy needs them
     from corps.cli.plan import show_plan  # noqa: PLC0415  # as above
-    from corps.cli.upload import upload, watched  # noqa: PLC0415  # as above
+    from corps.cli.progress import display  # noqa: PLC0415  # as above
+    from corps.cli.upload import carry  # noqa: PLC0415  # as above
 
     target, rate = target_of(options), options["rate"]
     rate_bytes_s = None if rate is None else parse_size("rate", rate)
     operator.client.status()  # nothing is read and hashed for a master that is not there
     with packing(options, target) as (name, packed):
         if options["dry_run"]:
-            show_plan(operator.client, name, packed.manifest, options["to"], options["output"])
+            request = PlanRequest(name=name, manifest=packed.manifest, to=options["to"])
+            show_plan(operator.client, request, options["output"], is_forced=options["force"])
             return
         if not options["force"]:
             require_fit(operator.client, name, packed.digest, packed.manifest, options["to"])
-        digest = upload(operator.client, packed)
-    transfer = Transfer(
-        swarm=not options["no_swarm"], forced=options["force"], rate_bytes_s=rate_bytes_s
-    )
-    command = Copy(name=name, digest=digest, to=options["to"], transfer=transfer)
-    with watched(operator.client):
-        rows = operator.client.submit(command, Copied)
+        transfer = Transfer(
+            swarm=not options["no_swarm"], forced=options["force"], rate_bytes_s=rate_bytes_s
+        )
+        command = Copy(name=name, digest=packed.digest, to=options["to"], transfer=transfer)
+        rows = carry(operator.client, packed, command, display(options["progress"]))
     render.show(rows.workers, COPIES, options["output"])
     failed = [row for row in rows.workers if row.result not in COPIED]
     for row in failed:

@@ -18,7 +18,7 @@ from corps.errors import Malformed
 from corps.model.view import AuditView, CompareView, SampleView, VersionView
 
 RUN = "run"
-PHASES = ("send", "fetch", "fork", "exec", "install")
+PHASES = ("send", "fetch", "fork", "exec", "install", "upload")
 
 
 class AuditOptions(TypedDict):
@@ -43,7 +43,7 @@ class AuditOptions(TypedDict):
 @figures_option
 @click.pass_obj
 def audit(operator: Operator, **options: Unpack[AuditOptions]) -> None:
-    """Performance records: each copy, launch and run with phases, bytes and durations.
+    """Performance records: each copy, launch and run with phases, bytes, rates and durations.
 
     In JSON the runs of named TARGETs have their usage over time. --compare tells how the versions
     of an app differ in memory, CPU time, time to start and failures.
@@ -133,6 +133,10 @@ def _rate(value: float) -> str:
     return f"{_size(value)}/s"
 
 
+def _optional_rate(value: float | None) -> str:
+    return MISSING if value is None else _rate(value)
+
+
 def _show_comparison(comparison: CompareView, output: Output) -> None:
     if output in (Output.JSON, Output.JSONL):
         render.write_json(comparison, is_line=output is Output.JSONL)
@@ -182,6 +186,8 @@ AUDIT: Listing[AuditView] = Listing(
         Column("COMMAND", lambda row: row.command, is_wide=True),
         Column("SECONDS", lambda row: render.duration(row.seconds)),
         Column("SENT", _bytes),
+        Column("FROM PEERS", lambda row: render.size(row.bytes_from_peers), is_wide=True),
+        Column("RATE", lambda row: _optional_rate(row.rate_bytes_s)),
         Column("CPU", lambda row: render.duration(_cpu_s(row))),
         Column("PEAK RSS", lambda row: render.size(_peak(row))),
         Column("PHASES", _phases, is_wide=True),
@@ -190,7 +196,7 @@ AUDIT: Listing[AuditView] = Listing(
     (
         *render.csv_fields("at kind subject attempt digest worker by command seconds"),
         *map(_phase, PHASES),
-        *render.csv_fields("bytes_sent bytes_total"),
+        *render.csv_fields("bytes_sent bytes_total bytes_from_peers rate_bytes_s"),
         *render.csv_fields(
             "cpu_user_s cpu_system_s max_rss_bytes max_rss_source", lambda row: row.usage
         ),

@@ -109,6 +109,11 @@ def _output_option(outputs: Iterable[Output]) -> Callable[[Callable[..., R]], Ca
 
 output_option = _output_option(output for output in Output if output is not Output.CSV)
 figures_option = _output_option(Output)
+progress_option = click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Say how far it is: bars on a terminal, as is usual there, else lines.",
+)
 
 
 all_option = click.option(ALL, "is_all", is_flag=True, help="Every instance.")

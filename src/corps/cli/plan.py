@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from corps.cli import render
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.client import Client
 from corps.errors import Failed
-from corps.model.artifact import Manifest
+from corps.model.check import check_of
 from corps.model.plan import PlanRequest, PlanView
 
 MASTER = "(master)"
 
 
-def show_plan(client: Client, name: str, manifest: Manifest, to: str, output: Output) -> None:
-    """Raise Failed when a worker would not get it."""
-    rows = client.plan(PlanRequest(name=name, manifest=manifest, to=to))
+def show_plan(client: Client, request: PlanRequest, output: Output, *, is_forced: bool) -> None:
+    """Raise Failed when a worker would not get it; `is_forced`: also to one that cannot run it."""
+    rows = client.plan(request)
+    if not is_forced:
+        rows = _with_misfits(client, request, rows)
     render.show(rows, PLANS, output)
     failed = [row for row in rows if row.problem is not None]
     for row in failed:
         render.error(f"{row.artifact} would not get to {row.worker}: {row.problem}")
     if failed:
-        raise Failed(f"{len(failed)} of {len(rows) - 1} workers would not get {name}")
+        raise Failed(f"{len(failed)} of {len(rows) - 1} workers would not get {request.name}")
+
+
+def _with_misfits(client: Client, request: PlanRequest, rows: list[PlanView]) -> list[PlanView]:
+    """What workers say of themselves, who look whether they could run it."""
+    checked = client.check(check_of(request.name, rows[0].digest, request.manifest), request.to)
+    problems = {row.worker: "; ".join(row.problems) for row in checked if row.fits is False}
+    return [
+        msgspec.structs.replace(row, problem=row.problem or problems.get(row.worker or ""))
+        for row in rows
+    ]
 
 
 def _result(row: PlanView) -> str:

@@ -26,6 +26,7 @@ MODULES = {
     "workers": "workers",
     "check": "check",
     "copy": "artifacts",
+    "progress": "copies",
     "artifacts": "artifacts",
     "delete": "artifacts",
     "sign": "sign",

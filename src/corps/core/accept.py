@@ -50,14 +50,13 @@ from corps.model.name import (
     split_instance_id,
 )
 from corps.model.spec import check_launch
-from corps.model.view import CopyView, DeleteView
+from corps.model.view import WAITING, CopyView, DeleteView
 from corps.model.worker import Worker, WorkerState
 from corps.wire.worker import End, Install, SendSignal, Start, Uninstall
 from corps.wire.worker import Remove as RemoveFiles
 
 SIGNAL_MAX = 64
 ASKS_MAX = 20  # of one attempt, the last ones
-WAITING = "waiting"
 REMOVED = "removed"
 
 

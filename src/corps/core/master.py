@@ -20,6 +20,7 @@ from corps.core.ledger import Ledger
 from corps.core.lineage import begin_life
 from corps.core.observe import Observer
 from corps.core.orders import Orders
+from corps.core.records import CommandRecord
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
 from corps.model.command import Copy
@@ -144,6 +145,9 @@ class MasterCore:
 
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
+
+    def copies(self) -> list[tuple[CommandRecord, CopyView]]:
+        return self._orders.copies()
 
     def check(self) -> None:
         """Assert every invariant."""

@@ -38,7 +38,7 @@ from corps.model.command import (
 )
 from corps.model.instance import Instance, InstanceState
 from corps.model.name import CommandId, Digest, InstanceId, WorkerName
-from corps.model.view import CopyView, DeleteView
+from corps.model.view import WAITING, CopyView, DeleteView
 from corps.wire.worker import (
     Install,
     Installed,
@@ -161,6 +161,11 @@ class Orders:
         """Rows of a copy so far, for eyes only."""
         return tuple(row for row in self._rows.get(id, {}).values() if isinstance(row, CopyView))
 
+    def copies(self) -> list[tuple[CommandRecord, CopyView]]:
+        """All that are under way, a row for each worker."""
+        commands = self._ledger.cluster.commands
+        return [(commands[id], row) for id in self._left for row in self.progress(id)]
+
     def on_progress(self, worker: WorkerName, message: Progress) -> None:
         for id in self._waiting_for_worker(worker):
             row = self._rows[id][worker]
@@ -217,7 +222,7 @@ class Orders:
             rows = accept.rows(self._ledger, record.command, record.targets, is_resumed=is_resumed)
             self._rows[record.id] = {row.worker: row for row in rows}
             for row in rows:
-                if row.result != accept.WAITING:
+                if row.result != WAITING:
                     self._tick_off(record.id, _slot(row.worker))
             return
         for target in record.targets:

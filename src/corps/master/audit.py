@@ -15,7 +15,7 @@ from corps.master.driver import MasterDriver
 from corps.master.usage import live_usage, series
 from corps.model.artifact import split_artifact
 from corps.model.certificate import Certificate
-from corps.model.command import Copied
+from corps.model.command import Copied, Copy, Uploaded
 from corps.model.instance import Cause, Exited, Instance, Signaled, SpawnFailed
 from corps.model.name import AttemptKey, Digest, did_you_mean
 from corps.model.series import Point
@@ -149,7 +149,11 @@ def _seconds(one: Attempt, now: float) -> float | None:
 
 
 def _copies(record: CommandRecord, result: Copied, targets: Sequence[str]) -> list[AuditView]:
-    return [
+    command = record.command
+    if not isinstance(command, Copy) or (targets and command.name not in targets):
+        return []
+    uploads = [] if command.uploaded is None else [_upload(record, command, command.uploaded)]
+    return uploads + [
         AuditView(
             at=rfc3339(record.at),
             kind="copy",
@@ -163,10 +167,36 @@ def _copies(record: CommandRecord, result: Copied, targets: Sequence[str]) -> li
             bytes_total=row.bytes_total,
             seconds=row.seconds,
             digest=row.digest,
+            bytes_from_peers=row.bytes_from_peers,
+            rate_bytes_s=_rate(row.bytes_sent, row.seconds),
         )
         for row in result.workers
-        if not targets or row.artifact in targets
     ]
+
+
+def _upload(record: CommandRecord, command: Copy, uploaded: Uploaded) -> AuditView:
+    """What went from the operator to the master, as the operator's end counted it."""
+    return AuditView(
+        at=rfc3339(record.at - uploaded.seconds),
+        kind="upload",
+        subject=command.name,
+        worker=None,
+        by=record.by,
+        command=record.id,
+        outcome="uploaded",
+        phases_s={"upload": uploaded.seconds},
+        bytes_sent=uploaded.bytes_sent,
+        bytes_total=uploaded.bytes_total,
+        seconds=uploaded.seconds,
+        digest=command.digest,
+        bytes_from_peers=0,
+        rate_bytes_s=_rate(uploaded.bytes_sent, uploaded.seconds),
+    )
+
+
+def _rate(count: int | None, seconds: float | None) -> float | None:
+    """Null where nothing travelled."""
+    return count / seconds if count and seconds else None
 
 
 def _launch_row(one: Attempt, sizes: Mapping[Digest, int]) -> AuditView:
@@ -198,6 +228,7 @@ def _launch_row(one: Attempt, sizes: Mapping[Digest, int]) -> AuditView:
         seconds=sum(phases.values()) if timings.executed_at is not None else None,
         attempt=one.attempt,
         digest=one.launch.digest,
+        rate_bytes_s=_rate(one.fetched_bytes, phases.get("fetch")),
     )
 
 

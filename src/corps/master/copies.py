@@ -23,7 +23,7 @@ from corps.model.artifact import (
 from corps.model.check import check_of
 from corps.model.command import Copy
 from corps.model.name import Digest
-from corps.model.plan import PATHS_MAX, PlanRequest, PlanView
+from corps.model.plan import PATHS_MAX, PlanRequest, PlanView, ProgressView
 from corps.model.view import CopyView
 from corps.store.blobs import BlobStore
 
@@ -51,6 +51,28 @@ async def plan(state: State, data: PlanRequest) -> list[PlanView]:
 @get("/v1/progress/{id:str}", summary="How far a copy is")
 async def progress(state: State, id: str) -> list[CopyView]:
     return list(_of(state).driver.core.progress(id))
+
+
+@get("/v1/progress", summary="All copies that are under way")
+async def under_way(state: State) -> list[ProgressView]:
+    driver = _of(state).driver
+    now = driver.clock()
+    return [
+        ProgressView(
+            artifact=row.artifact,
+            digest=row.digest,
+            worker=row.worker,
+            by=record.by,
+            command=record.id,
+            seconds=max(0.0, now - record.at),
+            bytes_sent=row.bytes_sent,
+            bytes_from_peers=row.bytes_from_peers,
+            bytes_done=row.bytes_done,
+            bytes_total=row.bytes_total,
+            result=row.result,
+        )
+        for record, row in driver.core.copies()
+    ]
 
 
 def _of(state: State) -> Master:

@@ -272,11 +272,12 @@ def _facts(blobs: BlobStore, command: Copy) -> ArtifactFacts:
         manifest = load_manifest(blobs, command.digest)
     except NotFound as error:
         raise Conflict(
-            f"the manifest {command.digest[:12]} is not at the master: upload it first"
+            f"the manifest {command.digest[:12]} is not at the master: upload it first", missing=1
         ) from error
     missing = blobs.missing(file.digest for file in manifest.files)
     if missing:
-        raise Conflict(f"{len(missing)} files are not at the master: upload them first")
+        text = f"{len(missing)} files are not at the master: upload them first"
+        raise Conflict(text, missing=len(missing))
     return ArtifactFacts(
         size_bytes=sum(file.size_bytes for file in manifest.files), file_count=len(manifest.files)
     )
@@ -348,6 +349,7 @@ def make_app(master: Master) -> Litestar:
             artifacts,
             copies.plan,
             copies.progress,
+            copies.under_way,
             log,
             output,
             shutdown,

@@ -38,13 +38,13 @@ from corps.daemon import (
     unix_listener,
     write_atomically,
 )
-from corps.errors import CorpsError, Denied
+from corps.errors import Denied
+from corps.master import orphans
 from corps.master.driver import MasterDriver
-from corps.master.http import Master, load_manifest, make_app
+from corps.master.http import Master, make_app
 from corps.master.peer import PeerProtocol
 from corps.master.sessions import Sessions, listen
 from corps.master.swarm import swarm_server
-from corps.model.artifact import Artifact
 from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
@@ -92,8 +92,10 @@ async def _run(
     sessions.serve_swarm = swarm_server(blobs)
     listener = listen(host, port)
     address = format_address(listener.getsockname()[:2])
-    bulk = BulkListener(unix_listener(directory / "bulk.sock"), blobs, may_put=True)
-    driver.on_artifact_dropped = functools.partial(_collect, driver, blobs)
+    intake = orphans.intake(driver, blobs)
+    listening = unix_listener(directory / "bulk.sock")
+    bulk = BulkListener(listening, blobs, may_put=True, intake=intake)
+    driver.on_artifact_dropped = functools.partial(orphans.collect, driver, blobs, intake)
     stop = asyncio.Event()
     server = _server(
         directory,
@@ -214,26 +216,6 @@ def _bulk_server(blobs: BlobStore) -> Any:
         threading.Thread(target=serve, args=(sock,), name="bulk", daemon=True).start()
 
     return start
-
-
-def _collect(driver: MasterDriver, blobs: BlobStore, dropped: Artifact) -> None:
-    """Remove, in a thread, the blobs of a deleted artifact that no other artifact names."""
-    others = [artifact.digest for artifact in driver.core.cluster.artifacts.values()]
-    if dropped.digest not in others:
-        asyncio.get_running_loop().run_in_executor(
-            None, _remove_blobs, blobs, dropped.digest, others
-        )
-
-
-def _remove_blobs(blobs: BlobStore, digest: str, others: list[str]) -> None:
-    try:
-        mine = {file.digest for file in load_manifest(blobs, digest).files} | {digest}
-        for other in others:
-            mine -= {file.digest for file in load_manifest(blobs, other).files} | {other}
-        for blob in sorted(mine):
-            blobs.remove(blob)
-    except CorpsError as error:
-        _log.error("blobs of %s stay at the master: %s", digest[:12], error.message)
 
 
 def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerName]) -> None:

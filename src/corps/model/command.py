@@ -6,7 +6,7 @@ answer, however often it is sent.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -21,10 +21,20 @@ TARGETS_MAX = 10_000
 ARGS_MAX = 10_000
 ENV_MAX = 10_000
 GRACE_MAX_S = 86_400.0
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=365 * 86_400)]
 
 
 class Command(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
     """Base of what an operator may ask that changes something."""
+
+
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator had to send to the master for a copy; for the audit."""
+
+    bytes_sent: Count
+    bytes_total: Count
+    seconds: Seconds
 
 
 class Copy(Command, frozen=True, kw_only=True):
@@ -34,6 +44,7 @@ class Copy(Command, frozen=True, kw_only=True):
     digest: Digest
     to: str = "all"
     transfer: Transfer = Transfer()
+    uploaded: Uploaded | None = None
 
 
 class Delete(Command, frozen=True, kw_only=True):

@@ -1,11 +1,11 @@
-"""What a copy would send, asked before anything is sent: `corps copy --dry-run`."""
+"""Copies before and while they travel: `corps copy --dry-run`, `corps progress`."""
 
 from __future__ import annotations
 
 import msgspec
 
 from corps.model.artifact import Manifest
-from corps.model.name import Digest
+from corps.model.name import CommandId, Digest
 from corps.model.view import View
 
 PATHS_MAX = 20
@@ -35,3 +35,19 @@ class PlanView(View, frozen=True, kw_only=True):
     files_total: int
     paths: tuple[str, ...] = ()
     problem: str | None = None
+
+
+class ProgressView(View, frozen=True, kw_only=True):
+    """A copy under way to one worker. `seconds` since it was asked for; the rest as in CopyView."""
+
+    artifact: str
+    digest: Digest
+    worker: str
+    by: str
+    command: CommandId
+    seconds: float
+    bytes_sent: int
+    bytes_from_peers: int
+    bytes_done: int
+    bytes_total: int
+    result: str

@@ -8,6 +8,8 @@ from corps.model.artifact import FileEntry
 from corps.model.instance import LogLine, Machine, RssSource, Survivor
 from corps.model.terms import Terms
 
+WAITING = "waiting"  # the result of a copy to one worker, until there is one
+
 
 class View(msgspec.Struct, frozen=True):
     """Base of every row."""
@@ -305,8 +307,10 @@ class SampleView(View, frozen=True, kw_only=True):
 
 
 class AuditView(View, frozen=True, kw_only=True):
-    """One copy, launch or run: who, what, outcome, and how long each phase took.
+    """One upload, copy, launch or run: who, what, outcome, and how long each phase took.
 
+    `bytes_sent` travelled, compressed or not, `bytes_from_peers` of them between workers, at
+    `rate_bytes_s` on average; `bytes_total` is what is there in the end. An upload has no worker.
     `samples` is null when it was not asked for, or its worker does not answer.
     """
 
@@ -326,6 +330,8 @@ class AuditView(View, frozen=True, kw_only=True):
     digest: str | None = None
     tree: TreeView | None = None
     samples: tuple[SampleView, ...] | None = None
+    bytes_from_peers: int | None = None
+    rate_bytes_s: float | None = None
 
 
 class VersionView(View, frozen=True, kw_only=True):

@@ -16,14 +16,18 @@ from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest
 from corps.net.bulk_client import MISSING_MAX, Blobs, BulkClient
 from corps.net.channel import STALL_S, Channel
+from corps.net.intake import Intake, Upload
 from corps.net.listener import Listener
 from corps.net.outgoing import Outgoing
 from corps.wire.bulk import (
     BulkAnswer,
     BulkRequest,
+    Claim,
+    Claimed,
     Missing,
     PieceList,
     Pieces,
+    Room,
     Sending,
     Stored,
     Trouble,
@@ -37,7 +41,8 @@ __all__ = ["BulkClient", "BulkListener", "serve_bulk"]
 def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float = STALL_S) -> None:
     """Answer requests until the peer closes, breaks the contract or stalls; closes `sock`.
 
-    The acceptor has read the preface. Never raises for what a peer does.
+    The acceptor has read the preface. Never raises for what a peer does. Blobs may be claimed only
+    of a store that is an `Upload`.
     """
     channel: Channel[BulkRequest] = Channel(sock, BulkRequest, stall_s)
     outgoing = Outgoing(channel, store)
@@ -66,6 +71,8 @@ def _answer(
             channel.hold(encode_frame(_piece_list(store, digest)))
         case Missing(digests=digests):
             channel.hold(encode_frame(_missing(store, digests)))
+        case Claim() | Room():
+            channel.hold(encode_frame(_prepare(store, may_put, request)))
         case Sending():
             _take_blob(channel, store, may_put, request)
         case _:
@@ -85,6 +92,20 @@ def _piece_list(store: Blobs, digest: Digest) -> PieceList | Trouble:
     try:
         size_bytes, pieces = store.piece_list(digest)
         return PieceList(digest=digest, size_bytes=size_bytes, pieces=pieces)
+    except CorpsError as error:
+        return Trouble(code=error.code, message=error.message)
+
+
+def _prepare(store: Blobs, may_put: bool, request: Claim | Room) -> Claimed | Room | Trouble:
+    try:
+        if not may_put or not isinstance(store, Upload):
+            raise Denied("this connection may read blobs, not put them")
+        if isinstance(request, Room):
+            store.check_room(request.size_bytes)
+            return request
+        if len(request.digests) > MISSING_MAX:
+            raise Invalid(f"{len(request.digests)} digests claimed at once: at most {MISSING_MAX}")
+        return store.claim(request.digests)
     except CorpsError as error:
         return Trouble(code=error.code, message=error.message)
 
@@ -127,11 +148,24 @@ def _store_blob(store: Blobs, sending: Sending, pieces: Iterator[memoryview]) ->
 class BulkListener:
     """Accepts bulk connections on a listening socket."""
 
-    def __init__(self, listening: socket.socket, store: Blobs, may_put: bool) -> None:
-        self._listener = Listener(
-            listening, {BULK_PREFACE: lambda sock: serve_bulk(sock, store, may_put)}
-        )
+    def __init__(
+        self, listening: socket.socket, store: Blobs, may_put: bool, intake: Intake | None = None
+    ) -> None:
+        self._store = store
+        self._may_put = may_put
+        self._intake = intake
+        self._listener = Listener(listening, {BULK_PREFACE: self._serve})
 
     def close(self) -> None:
         """Cut all connections, wait for their threads, close the listening socket."""
         self._listener.close()
+
+    def _serve(self, sock: socket.socket) -> None:
+        if self._intake is None:
+            serve_bulk(sock, self._store, self._may_put)
+            return
+        upload = self._intake.begin()
+        try:
+            serve_bulk(sock, upload, self._may_put)
+        finally:
+            upload.close()

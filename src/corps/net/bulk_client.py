@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeAlias
@@ -30,9 +30,12 @@ from corps.net.channel import STALL_S, Channel
 from corps.net.incoming import PLAIN, Asking, OnArrived, ignore_arrived, receive_range
 from corps.wire.bulk import (
     BulkAnswer,
+    Claim,
+    Claimed,
     Missing,
     PieceList,
     Pieces,
+    Room,
     Sending,
     Stored,
     Trouble,
@@ -52,8 +55,8 @@ Dial: TypeAlias = Callable[[], socket.socket]
 class Writer(Protocol):
     """What `store.blobs.BlobWriter` does; `net` and `store` do not know each other."""
 
-    received_bytes: int
-
+    @property
+    def received_bytes(self) -> int: ...
     def expect(self, size_bytes: int) -> object: ...
     def write(self, data: bytes | memoryview) -> None: ...
     def commit(self) -> None: ...
@@ -138,6 +141,23 @@ class BulkClient:
             if sending != expected:
                 raise ProtocolError(f"asked for piece {index} of blob {digest!r}, got {sending}")
             return b"".join(bytes(part) for part in channel.receive_raw(length))
+
+    def claim(self, digests: Sequence[Digest]) -> Claimed:
+        """Which of these we should put, as nobody else does. At most MISSING_MAX."""
+        with self._talking("ask which files to send") as channel:
+            channel.send(Claim(digests=tuple(digests)))
+            answer = _receive(channel)
+            if not isinstance(answer, Claimed):
+                raise ProtocolError(f"claimed files, got {type(answer).__name__}")
+        return answer
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise Unavailable when the other side has no room for so much."""
+        with self._talking("ask for room") as channel:
+            channel.send(Room(size_bytes=size_bytes))
+            answer = _receive(channel)
+            if not isinstance(answer, Room):
+                raise ProtocolError(f"asked for room, got {type(answer).__name__}")
 
     def fetch(
         self,

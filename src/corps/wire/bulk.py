@@ -59,6 +59,25 @@ class Missing(Message, frozen=True, kw_only=True):
     digests: tuple[Digest, ...]
 
 
+class Claim(Message, frozen=True, kw_only=True):
+    """I will put what of these nobody else is putting. Answer: Claimed. At most 10,000 at once."""
+
+    digests: tuple[Digest, ...]
+
+
+class Claimed(Message, frozen=True, kw_only=True):
+    """Put these. `arriving`: from others, and how many bytes of each are here; ask again."""
+
+    digests: tuple[Digest, ...]
+    arriving: dict[Digest, int]
+
+
+class Room(Message, frozen=True, kw_only=True):
+    """Is there room for so many bytes more? Answer: the same, or Trouble."""
+
+    size_bytes: int
+
+
 class Sending(Message, frozen=True, kw_only=True):
     """Bytes of a blob follow: `length` from `offset` on, None for the rest. As a request: put it;
     answer: Stored or Trouble.
@@ -91,5 +110,5 @@ class Trouble(Message, frozen=True, kw_only=True):
     message: str
 
 
-BulkRequest: TypeAlias = Want | Pieces | Missing | Sending
-BulkAnswer: TypeAlias = Sending | PieceList | Missing | Stored | Trouble
+BulkRequest: TypeAlias = Want | Pieces | Missing | Claim | Room | Sending
+BulkAnswer: TypeAlias = Sending | PieceList | Missing | Claimed | Room | Stored | Trouble

@@ -33,6 +33,7 @@ from corps.worker.install import anyhow, install
 from corps.worker.keeper_link import KeeperLink, keeper_options
 from corps.worker.layout import Layout
 from corps.worker.peers import Peers
+from corps.worker.pulse import Pulse
 from corps.worker.sampler import Sampler
 from corps.worker.state import save
 from corps.worker.terms import spawn_terms, user_environment
@@ -46,7 +47,6 @@ from corps.worker.witness import Witness
 TICK_S = 0.1
 PEAKS_EVERY_S = 5.0
 REOPEN_S = 1.0
-PROGRESS_EVERY_S = 0.25
 LOST_STATUS = "--lost-status"  # of the keeper: behave as on a kernel before 6.15
 
 _log = logging.getLogger("corps.worker")
@@ -254,18 +254,17 @@ class WorkerDriver:
         self._loop.call_soon(self.feed, event)
 
     async def _fetch(self, digest: Digest, transfer: Transfer) -> None:
-        begin, said_at = self._clock(), [0.0]
+        begin = self._clock()
 
-        def on_progress(progress: worker.Progress) -> None:
-            if self._clock() - said_at[0] >= PROGRESS_EVERY_S:
-                said_at[0] = self._clock()
-                self._loop.call_soon_threadsafe(self.tell, progress)
+        def tell(progress: worker.Progress) -> None:
+            self.tell(progress)  # the connection may be another by then
 
+        pulse = Pulse(self._loop, tell)
         try:
             if self._watch_logs.refusal is not None:
                 raise Unavailable(self._watch_logs.refusal)
             require = anyhow if transfer.forced else self._machine.require
-            fetch = partial(install, digest, self.dial, self._blobs, self._trees, on_progress)
+            fetch = partial(install, digest, self.dial, self._blobs, self._trees, pulse.beat)
             bring_in = partial(fetch, require, transfer=transfer, peers=self.peers)
             brought = await asyncio.to_thread(bring, digest, bring_in, self._soundness, self._trees)
         except (CorpsError, OSError) as error:

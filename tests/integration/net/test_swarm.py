@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from corps.clock import Clock
 from corps.core.supply import Member
 from corps.errors import Denied, NotFound, ProtocolError, Unavailable
 from corps.model.artifact import Transfer
@@ -382,3 +383,15 @@ def test_few_fetch_the_difference_from_the_master_many_all_of_it_from_each_other
     is_swarm = workers >= ALIKE_WORKERS_MIN
     assert (report.bytes_from_peers > 0) is is_swarm
     assert (report.bytes_sent < len(changed) / 10) is not is_swarm
+
+
+def test_a_rate_holds_for_all_sources_together(
+    new_machine: NewMachine, holder: Machine, digest: str, dial: Dial
+) -> None:
+    machine, clock = new_machine("w1"), Clock()
+    begin = clock()
+    rate_bytes_s = 8_000_000
+    report = machine.install(digest, dial, Transfer(rate_bytes_s=rate_bytes_s))
+    assert is_right(machine, digest)
+    assert report.bytes_from_peers > 0
+    assert clock() - begin >= 0.8 * TRAVELS / rate_bytes_s, "faster than it may be"

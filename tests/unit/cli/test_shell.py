@@ -22,7 +22,8 @@ def _completed(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "completed"),
     [
-        ("pro", []),
+        ("nop", []),
+        ("pro", ["progress"]),
         ("vers", ["version"]),
         ("ex", ["exit"]),
         ("help vers", ["help version"]),

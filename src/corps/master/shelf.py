@@ -51,9 +51,9 @@ class Shelf:
         if not isinstance(command, Copy):
             yield None
             return
-        facts = await asyncio.to_thread(self._hold, command)
+        self._count(command.digest, 1)  # first: whoever asks may hang up while we look
         try:
-            yield facts
+            yield await asyncio.to_thread(self._look, command)
         finally:
             self._count(command.digest, -1)
 
@@ -78,11 +78,9 @@ class Shelf:
         """Put away what is damaged, so that the next copy uploads it; how many blobs."""
         return await asyncio.to_thread(self._put_away, digest)
 
-    def _hold(self, command: Copy) -> ArtifactFacts:
+    def _look(self, command: Copy) -> ArtifactFacts:
         with self._lock:
-            facts = _facts(self._blobs, command)
-            self._count(command.digest, 1)
-            return facts
+            return _facts(self._blobs, command)
 
     def _count(self, digest: Digest, change: int) -> None:
         """Under a lock that nobody keeps: the event loop takes it as well."""
@@ -94,7 +92,7 @@ class Shelf:
     def _needed(self) -> list[Digest]:
         """In this order: a copy becomes a record before it is not held any more."""
         with self._count_lock:
-            held = list(self._held)
+            held = [digest for digest in self._held if self._blobs.has(digest)]
         records = list(self._driver.core.cluster.artifacts.values())
         return list(dict.fromkeys([*held, *(record.digest for record in records)]))
 

@@ -72,7 +72,9 @@ def to_one(made: Cluster, room: Path, ssh: peers.Ssh, sizes: Sizes, record: Reco
                 "scp": lambda: ssh.scp(source, target),
                 "rsync": lambda: ssh.rsync(source, target),
             }
-            return {what: timed(work, (target,)) for what, work in works.items()}
+            taken = {what: timed(work, (target,)) for what, work in works.items()}
+        made.client.delete(f"one-{number}")
+        return taken
 
     best = medians([one_round(number) for number in range(sizes.rounds)])
     text = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in best.items())
@@ -90,8 +92,11 @@ def memory(made: Cluster, room: Path, sizes: Sizes, record: Record) -> None:
     before = {what: status_kib(pid, "VmRSS") for what, pid in daemons.items()}
     for pid in daemons.values():
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew, proc(5)
-    with large(room, sizes.blob_mib) as source:
-        grown = {"command": copy(made, source, "memory").maxrss_kib - cli}
+    grown = {"command": 0}
+    for _ in range(2):  # the second is tried as a difference to the first, and in vain
+        with large(room, sizes.blob_mib) as source:
+            mine = copy(made, source, "memory").maxrss_kib - cli
+            grown["command"] = max(grown["command"], mine)
     for what, pid in daemons.items():
         grown[what] = status_kib(pid, "VmHWM") - before[what]
     made.client.delete("memory")
@@ -153,6 +158,7 @@ def to_many(made: Cluster, room: Path, ssh: peers.Ssh, sizes: Sizes, record: Rec
             taken["sbcast"] = nodes.sbcast_s(source / "data")
             at_once = timed(lambda: ssh.scp_at_once(source, targets), targets)
             in_turn = sum(timed(partial(ssh.scp, source, to), (to,)) for to in targets)
+            made.client.delete(f"all-{number}")
             return taken | {"scp, all at once": at_once, "scp, one after the other": in_turn}
 
     with peers.slurm(sizes.nodes) as nodes:

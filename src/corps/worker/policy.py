@@ -24,6 +24,18 @@ MEMORY_NAME = "signed.json"
 POLICY_MAX_BYTES = 1 << 20
 # ld.so(8): each of these, and more to come, makes a program load code that is not its own
 LOADER_PREFIX = "LD_"
+# These make an interpreter load code that nobody signed, or choose another interpreter.
+CODE_PREFIXES = (
+    LOADER_PREFIX,
+    "PYTHON",
+    "PERL5",
+    "RUBY",
+    "JAVA_TOOL_",
+    "JDK_JAVA_",
+    "NODE_",
+    "LUA_",
+)
+CODE_NAMES = ("PATH", "BASH_ENV", "ENV", "CLASSPATH", "GCONV_PATH", "GLIBC_TUNABLES")
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +76,9 @@ class PolicyFile:
             return terms
         _check_user(policy, user_of(terms))
         if not policy.allow_ld_env:
-            hostile = next((name for name in launch.env if name.startswith(LOADER_PREFIX)), None)
+            hostile = next(
+                (name for name in launch.env if _chooses_code(name, policy.require_signed)), None
+            )
             if hostile is not None:
                 raise Denied(_denied(f"environment variable {hostile}", "allow_ld_env"))
         if policy.require_signed:
@@ -167,6 +181,12 @@ def parse_policy(data: bytes) -> Policy:
         return msgspec.convert(values, Policy)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise Invalid(str(error), field="policy") from error
+
+
+def _chooses_code(name: str, is_signed: bool) -> bool:
+    if not is_signed:
+        return name.startswith(LOADER_PREFIX)
+    return name.startswith(CODE_PREFIXES) or name in CODE_NAMES
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

@@ -217,3 +217,14 @@ def test_a_key_that_others_can_read_signs_nothing(tmp_path: Path) -> None:
     (tmp_path / "key").chmod(0o640)
     with pytest.raises(Denied, match="chmod 600"):
         signed(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "BASH_ENV", "NODE_OPTIONS", "LD_AUDIT"])
+def test_what_is_signed_gets_no_code_from_its_environment(
+    tmp_path: Path, signing: PolicyFile, name: str
+) -> None:
+    chosen = msgspec.structs.replace(signed(tmp_path), env={name: "/tmp"})
+    with pytest.raises(Denied, match=f"{name} .*allow_ld_env"):
+        signing.hold(spawn_terms(NOBODY), chosen, NOW)
+    harmless = msgspec.structs.replace(signed(tmp_path), env={"PORT": "80"})
+    signing.hold(spawn_terms(NOBODY), harmless, NOW)

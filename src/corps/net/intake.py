@@ -84,10 +84,6 @@ class Intake:
                     mine.append(digest)
         return tuple(mine), arriving
 
-    def is_being_written(self, digest: Digest) -> bool:
-        with self._lock:
-            return any(upload.is_writing(digest) for upload in self._uploads)
-
     def arrived(self, upload: Upload, digest: Digest) -> None:
         with self._lock:
             if self._claims.get(digest) is upload:
@@ -173,13 +169,7 @@ class Upload:
         return None if writer is None else self._watch(digest, writer)
 
     def partial_bytes(self, digest: Digest) -> int:
-        """What another connection is just writing is not for this one to go on with."""
-        if self._intake.is_being_written(digest):
-            return 0
         return self._store.partial_bytes(digest)
-
-    def is_writing(self, digest: Digest) -> bool:
-        return digest in self._writers
 
     def sync(self) -> None:
         self._store.sync()

@@ -47,7 +47,7 @@ def _is_killed(keeper: Keeper, said: wire.Spawn, killer: str, stop: int) -> bool
             keeper.link.send(said)
         while keeper.link.read():
             if any(_is_end_of(said.key, message) for message in keeper.link.said):
-                process.kill()
+                process.terminate()  # so that it lets go; a tracer that is killed may not
                 return False
         assert process.wait(DEADLINE_S) == 0
     keeper.process.wait(DEADLINE_S)

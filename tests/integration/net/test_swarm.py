@@ -174,7 +174,8 @@ def test_a_peer_that_sends_wrong_bytes_is_found_out_and_asked_no_more(
     machine = new_machine("w1")
     report = machine.install(digest, dial)
     assert is_right(machine, digest)
-    assert report.bytes_sent <= TRAVELS + PIECE_BYTES, "one unit of it was in vain"
+    # the next unit may be asked for before the first one is found to be wrong
+    assert report.bytes_sent <= TRAVELS + 2 * PIECE_BYTES, "two units of it were in vain"
 
 
 def test_a_peer_whose_files_are_gone_harms_nobody(

@@ -117,7 +117,7 @@ class Shelf:
             _log.error("blobs that nobody needs stay at the master: %s", error.message)
 
     def _orphans(self, remove: bool, before: float | None) -> tuple[int, int]:
-        """Those that came before that time, or all. Blocking."""
+        """Those that came before that time, or all, and what broke off. Blocking."""
         count = size_bytes = 0
         with self._lock, self.intake.removing() as arriving:
             named = _named(self._blobs, self._needed())
@@ -130,6 +130,12 @@ class Shelf:
                 count, size_bytes = count + 1, size_bytes + status.st_size
                 if remove:
                     self._blobs.remove(blob)
+            for part, status in self._blobs.parts().items():
+                if part in arriving or (before is not None and status.st_mtime > before):
+                    continue
+                count, size_bytes = count + 1, size_bytes + status.st_size
+                if remove:
+                    self._blobs.remove_part(part)
         return count, size_bytes
 
     def _put_away(self, digest: Digest) -> int:

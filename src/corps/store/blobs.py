@@ -205,6 +205,23 @@ class BlobStore:
             return os.stat(self._part(digest, PIECES_SUFFIX)).st_blocks * STAT_BLOCK_BYTES
         return 0
 
+    def parts(self) -> dict[Digest, os.stat_result]:
+        """What broke off, and nobody writes any more."""
+        found: dict[Digest, os.stat_result] = {}
+        for path in self._tmp.glob(f"*{PART_SUFFIX}"):
+            if _DIGEST.fullmatch(path.stem) and (fd := self._open_part(path.stem, 0)) is not None:
+                found[path.stem] = os.fstat(fd)
+                os.close(fd)
+        return found
+
+    def remove_part(self, digest: Digest) -> None:
+        """As `remove`; one that is being written stays."""
+        fd = self._open_part(digest, 0)
+        if fd is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part(digest))
+            os.close(fd)  # lets go of the lock, so after the unlink
+
     def remove(self, digest: Digest) -> None:
         """Remove the blob; none there is fine."""
         try:

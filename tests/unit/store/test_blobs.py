@@ -302,3 +302,20 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match="cannot make a directory"):
         BlobStore(tmp_path / "file" / "state")
+
+
+def test_what_broke_off_can_be_found_and_removed_but_not_under_its_writer(
+    store: BlobStore,
+) -> None:
+    break_off(store, LARGE, HALF)
+    digest = digest_of(LARGE)
+    assert {part: status.st_size for part, status in store.parts().items()} == {digest: HALF}
+    writer = store.resume(digest)
+    assert writer is not None
+    assert store.parts() == {}
+    store.remove_part(digest)
+    assert store.partial_bytes(digest) == HALF
+    writer.close()
+    store.remove_part(digest)
+    store.remove_part(digest)
+    assert temporary(store) == []

@@ -8,7 +8,7 @@ from corps.model.name import Digest
 from corps.net.bulk_client import Blobs, Writer
 from corps.wire.bulk import Stored, Trouble
 
-BATCH_MAX = 500
+BATCH_MAX = 1_000
 BATCH_WAIT_S = 0.005
 
 

@@ -44,7 +44,7 @@ from corps.wire.codec import BULK_PREFACE, encode_frame
 
 MISSING_MAX = 10_000
 WINDOW_MAX = 64
-PUT_WINDOW_MAX = 500
+PUT_WINDOW_MAX = 1_000
 RESUME_MIN_BYTES = 1 << 20
 SMALL_BYTES = 64 << 10
 

@@ -66,10 +66,12 @@ class _Answering:
         self._channel, self._store, self._may_put = channel, store, may_put
         self._outgoing = Outgoing(channel, store)
         self._batch = Batch(store)
+        self._resumed: tuple[Digest, Writer] | None = None
 
     def close(self) -> None:
         """What has arrived whole stays, whoever is gone."""
         self._batch.end()
+        self._drop_resumed()
         self._channel.close()
 
     def next_request(self) -> BulkRequest | None:
@@ -80,6 +82,7 @@ class _Answering:
     def answer(self, request: BulkRequest) -> None:
         if not isinstance(request, Sending):
             self._end_batch()
+            self._drop_resumed()
         match request:
             case Want():
                 self._outgoing.send(request)
@@ -88,7 +91,7 @@ class _Answering:
             case Missing(digests=digests):
                 self._hold(lambda: _missing(self._store, digests))
             case Partial(digest=digest):
-                self._hold(lambda: Partial(digest=digest, offset=self._store.partial_bytes(digest)))
+                self._hold(lambda: self._resume(digest))
             case Claim() | Room():
                 self._hold(lambda: _prepare(self._store, self._may_put, request))
             case Sending():
@@ -103,6 +106,37 @@ class _Answering:
             answer = Trouble(code=error.code, message=error.message)
         self._channel.hold(encode_frame(answer))
 
+    def _resume(self, digest: Digest) -> Partial:
+        """Held open until it is put, so that what was said stays true whoever else sends it."""
+        writer = self._store.resume(digest) if self._may_put else None
+        if writer is None:
+            return Partial(digest=digest)
+        self._resumed = (digest, writer)
+        return Partial(digest=digest, offset=writer.received_bytes)
+
+    def _drop_resumed(self) -> None:
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed[1].close()
+
+    def _writer(self, sending: Sending) -> Writer:
+        """That of the question before, if it goes on there; else from the first byte on."""
+        resumed, self._resumed = self._resumed, None
+        there = 0
+        if resumed is not None:
+            digest, writer = resumed
+            there = writer.received_bytes if digest == sending.digest else 0
+            if there and there == sending.offset:
+                writer.expect(sending.size_bytes)
+                return writer
+            writer.close()
+        if sending.offset:
+            raise Conflict(
+                f"blob {sending.digest!r} goes on at byte {there}, not at {sending.offset}: ask, "
+                "then repeat"
+            )
+        return self._store.writer(sending.digest, sending.size_bytes, resumable=True)
+
     def _end_batch(self) -> None:
         for answer in self._batch.end():
             self._channel.hold(encode_frame(answer))
@@ -116,12 +150,15 @@ class _Answering:
                 raise Denied("this connection may read blobs, not put them")
             writer = None
             if not self._store.has(sending.digest):
-                writer = _take(self._store, sending, pieces)
+                writer = _take(self._writer(sending), sending, pieces)
+            elif self._resumed is not None:
+                self._resumed[1].discard()  # somebody else was faster
             self._batch.add(sending.digest, writer)
         except CorpsError as error:
             self._end_batch()
             # at once, so that the peer can stop
             self._channel.send(Trouble(code=error.code, message=error.message))
+        self._drop_resumed()
         for _ in pieces:
             pass
         if self._batch.is_full or sending.size_bytes > SMALL_BYTES:
@@ -140,12 +177,8 @@ def _check_put(sending: Sending) -> None:
         )
 
 
-def _take(store: Blobs, sending: Sending, pieces: Iterator[memoryview]) -> Writer | None:
+def _take(writer: Writer, sending: Sending, pieces: Iterator[memoryview]) -> Writer | None:
     """A small blob, sealed; a large one is in its place. What breaks off may be continued."""
-    if sending.offset:
-        writer = _resumed(store, sending)
-    else:
-        writer = store.writer(sending.digest, sending.size_bytes, resumable=True)
     is_sealed = False
     try:
         for piece in pieces:
@@ -159,19 +192,6 @@ def _take(store: Blobs, sending: Sending, pieces: Iterator[memoryview]) -> Write
         if not is_sealed:
             writer.close()
     return writer
-
-
-def _resumed(store: Blobs, sending: Sending) -> Writer:
-    writer = store.resume(sending.digest)
-    if writer is not None and writer.received_bytes == sending.offset:
-        writer.expect(sending.size_bytes)
-        return writer
-    if writer is not None:
-        writer.close()
-    there = 0 if writer is None else writer.received_bytes
-    raise Conflict(
-        f"blob {sending.digest!r} goes on at byte {there}, not at {sending.offset}: repeat"
-    )
 
 
 def _missing(store: Blobs, digests: tuple[Digest, ...]) -> Missing:

@@ -168,9 +168,6 @@ class Upload:
         writer = self._store.resume(digest)
         return None if writer is None else self._watch(digest, writer)
 
-    def partial_bytes(self, digest: Digest) -> int:
-        return self._store.partial_bytes(digest)
-
     def sync(self) -> None:
         self._store.sync()
 

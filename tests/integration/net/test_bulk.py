@@ -29,7 +29,7 @@ from corps.net.bulk_client import MISSING_MAX, PUT_WINDOW_MAX, SMALL_BYTES, Dial
 from corps.net.channel import SENDFILE_BYTES, Channel
 from corps.net.listener import THREADS_MAX
 from corps.store.blobs import PART_MIN_BYTES, BlobStore
-from corps.wire.bulk import BulkAnswer, Encoding, Missing, Partial, Sending, Trouble, Want
+from corps.wire.bulk import BulkAnswer, Encoding, Missing, Partial, Sending, Stored, Trouble, Want
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, HEADER, encode_frame
 from tests.support.artifacts import digest_of
 from tests.support.bulk import Wire, serving, temporary
@@ -372,7 +372,7 @@ def test_what_broke_off_is_not_trusted(tmp_path: Path, dial: Dial, there: BlobSt
     assert there.read_bytes(digest, len(LARGE)) == LARGE
 
 
-@pytest.mark.parametrize("offset", [1, 13, 15, len(LARGE)])
+@pytest.mark.parametrize("offset", [1, 13, 14, 15, len(LARGE)])
 def test_a_put_goes_on_nowhere_but_where_it_broke_off(
     dial: Dial, there: BlobStore, offset: int
 ) -> None:
@@ -387,6 +387,26 @@ def test_a_put_goes_on_nowhere_but_where_it_broke_off(
     assert isinstance(answer, Trouble)
     assert answer.code == Conflict.code
     assert there.partial_bytes(digest) == 14
+
+
+def test_only_one_goes_on_with_what_broke_off(tmp_path: Path, dial: Dial, there: BlobStore) -> None:
+    """The other sends all of it; what the first was told stays true all the same."""
+    path, digest = a_file(tmp_path, LARGE), digest_of(LARGE)
+    with there.writer(digest, len(LARGE), resumable=True) as writer:
+        writer.write(LARGE[:14])
+    with dial() as sock:
+        sock.sendall(BULK_PREFACE + encode_frame(Partial(digest=digest)))
+        channel: Channel[BulkAnswer] = Channel(sock, BulkAnswer)
+        assert channel.receive() == Partial(digest=digest, offset=14)
+        sent: list[int] = []
+        with BulkClient(dial) as client:
+            client.put(digest, path, sent.append)
+        assert sum(sent) == len(LARGE)
+        sending = Sending(digest=digest, size_bytes=len(LARGE), offset=14)
+        sock.sendall(encode_frame(sending) + LARGE[14:])
+        assert channel.receive() == Stored(digest=digest)
+    assert there.read_bytes(digest, len(LARGE)) == LARGE
+    until(lambda: temporary(there) == [])
 
 
 def test_nobody_there_is_unavailable(tmp_path: Path, here: BlobStore) -> None:

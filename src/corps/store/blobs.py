@@ -189,18 +189,9 @@ class BlobStore:
             del self._arriving[writer.digest]
 
     def partial_bytes(self, digest: Digest) -> int:
-        """How much of a blob that broke off is here: in a part, or on the disk in pieces.
-
-        A part that somebody is writing has not broken off.
-        """
-        if os.path.exists(self._part(digest)):
-            fd = self._open_part(digest, 0)
-            if fd is None:
-                return 0
-            try:
-                return os.fstat(fd).st_size
-            finally:
-                os.close(fd)
+        """How much of a blob that broke off is here: in a part, or on the disk in pieces."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(self._part(digest)).st_size
         with contextlib.suppress(FileNotFoundError):
             return os.stat(self._part(digest, PIECES_SUFFIX)).st_blocks * STAT_BLOCK_BYTES
         return 0

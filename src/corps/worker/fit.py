@@ -24,9 +24,8 @@ from corps.worker.binary import loader_advice
 from corps.worker.command import PATH
 from corps.worker.diagnose import ST_NOEXEC
 from corps.worker.libraries import Libraries
+from corps.worker.room import lack_of_room
 
-BLOCK_BYTES = 4_096
-RESERVE_BYTES = 1 << 20
 LISTED_MAX = 5
 HOSTS = {"i386": "x86", "i486": "x86", "i586": "x86", "i686": "x86", "amd64": "x86_64"}
 HOSTS |= {"armv6l": "arm", "armv7l": "arm", "ppc64le": "ppc64", "mips64": "mips"}
@@ -235,20 +234,10 @@ def _looked_up(program: str, path: str) -> str | None:
 
 
 def _no_room(check: Check, worker: str, blobs: BlobStore, trees: Trees) -> Iterator[str]:
-    """What is here already, or has begun to arrive, needs no room any more."""
-    sizes = dict(check.blobs)
-    if not sizes or trees.is_installed(check.digest):
+    if not check.blobs or trees.is_installed(check.digest):
         return
-    missing = blobs.missing(sizes)
-    needed_bytes = RESERVE_BYTES + sum(
-        -(-sizes[blob] // BLOCK_BYTES) * BLOCK_BYTES - blobs.partial_bytes(blob) for blob in missing
-    )
-    if not missing or needed_bytes <= blobs.free_bytes():
-        return
-    trees.collect()
-    free_bytes = blobs.free_bytes()
-    if needed_bytes > free_bytes:
+    if lack := lack_of_room(dict(check.blobs), blobs, trees):
         yield (
-            f"{worker} has {free_bytes} bytes free in '{blobs.root}', {check.name} needs "
-            f"{needed_bytes}: delete artifacts or free space there"
+            f"{worker} has {lack.free_bytes} bytes free in '{blobs.root}', {check.name} needs "
+            f"{lack.needed_bytes}: delete artifacts or free space there"
         )

@@ -24,10 +24,9 @@ from corps.wire.worker import Progress
 from corps.worker.bases import find_bases
 from corps.worker.gather import Wants, gather
 from corps.worker.peers import Peers
+from corps.worker.room import lack_of_room
 
 BREAKS_MAX = 5
-BLOCK_BYTES = 4096
-RESERVE_BYTES = 1 << 20
 ENCODINGS = (Encoding.ZSTD, Encoding.PATCH)
 TRANSFER = Transfer()
 ALIKE_WORKERS_MIN = 4  # so many differences from one master take longer than a swarm
@@ -78,7 +77,7 @@ def install(  # noqa: PLR0913 - how it travels has a default
         with trees.keeping(digest, manifest):
             missing = blobs.missing(entry.digest for entry in manifest.files)
             tally = _Tally(digest, manifest, missing, on_progress)
-            _check_room(digest, manifest, missing, blobs, trees)
+            _check_room(digest, manifest, blobs, trees)
             if missing:
                 asking = Asking(
                     ENCODINGS, find_bases(manifest, missing, trees), transfer.rate_bytes_s
@@ -182,24 +181,16 @@ def _fetch(
             asking = asking._replace(bases={})
 
 
-def _check_room(
-    digest: Digest, manifest: Manifest, missing: tuple[Digest, ...], store: BlobStore, trees: Trees
-) -> None:
-    """Before anything travels. What no artifact needs any more makes room first."""
+def _check_room(digest: Digest, manifest: Manifest, store: BlobStore, trees: Trees) -> None:
+    """Before anything travels."""
     sizes = {entry.digest: entry.size_bytes for entry in manifest.files}
-    needed_bytes = RESERVE_BYTES + sum(
-        -(-sizes[blob] // BLOCK_BYTES) * BLOCK_BYTES - store.partial_bytes(blob) for blob in missing
-    )
-    if not missing or needed_bytes <= store.free_bytes():
-        return
-    trees.collect()
-    free_bytes = store.free_bytes()
-    if needed_bytes > free_bytes:
+    if lack := lack_of_room(sizes, store, trees):
         raise Unavailable(
-            f"no room for artifact {digest!r}: it needs {needed_bytes} bytes, but {free_bytes} are "
-            f"free in '{store.root}'; delete artifacts or free space there, then copy again",
-            needed_bytes=needed_bytes,
-            free_bytes=free_bytes,
+            f"no room for artifact {digest!r}: it needs {lack.needed_bytes} bytes, but "
+            f"{lack.free_bytes} are free in '{store.root}'; delete artifacts or free space there, "
+            "then copy again",
+            needed_bytes=lack.needed_bytes,
+            free_bytes=lack.free_bytes,
         )
 
 

@@ -40,7 +40,7 @@ from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
 from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
-ANSWER_S = 10.0
+ANSWER_S = 30.0  # a master whose disk stalls is worth waiting for
 WAIT_S = 30.0
 READ_PATIENCE_S = 2.0
 EVENTS_LIMIT = 1_000

@@ -16,7 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import beats, crash_loop, detection, endurance, gated, limits, logs, swarm, usage
+from bench import (
+    beats,
+    copies,
+    crash_loop,
+    detection,
+    endurance,
+    gated,
+    limits,
+    logs,
+    peers,
+    swarm,
+    usage,
+)
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
 from corps.model.command import Launch
 
@@ -171,6 +183,10 @@ def main() -> None:
     many_beats()
     logs.run(record)
     swarm.run(record)
+    if lacking := peers.lacking():
+        print(f"copies are left out: apt-get install {' '.join(lacking)}", flush=True)
+    else:
+        copies.run(record)
     sampler()
     detect_and_endure()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

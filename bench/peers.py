@@ -61,12 +61,16 @@ SlurmdParameters=config_overrides
 """
 
 
+def lacking() -> list[str]:
+    """The Debian packages of what is measured beside us and is not there."""
+    return [package for name, package in NEEDED.items() if shutil.which(name) is None]
+
+
 def check_there() -> None:
     """Raise RuntimeError with what to install."""
-    lacking = [package for name, package in NEEDED.items() if shutil.which(name) is None]
-    if lacking:
+    if packages := lacking():
         raise RuntimeError(
-            f"install what is measured beside us: apt-get install {' '.join(lacking)}"
+            f"install what is measured beside us: apt-get install {' '.join(packages)}"
         )
 
 

@@ -17,7 +17,7 @@ from corps.client import Client
 from corps.errors import CorpsError
 from corps.model.command import Launch
 from corps.model.view import InstanceView
-from tests.support import compiled
+from tests.support import compiled, groups
 from tests.support.cluster import BEAT_S, Cluster
 from tests.support.machine import another_boot
 from tests.support.waiting import until
@@ -66,6 +66,7 @@ def test_a_restored_worker_directory_is_known_and_nothing_runs_twice(
     with strays(alone, after):
         _kill_keeper(alone)
         alone.kill("w1")
+        left = groups.of(directory)  # of a keeper that will be no more: nobody removes them
         directory.rename(tmp_path / "newer")
         (tmp_path / "older").rename(directory)
         alone.start_worker("w1")
@@ -86,6 +87,9 @@ def test_a_restored_worker_directory_is_known_and_nothing_runs_twice(
     alone.start_worker("w1")  # it was noted, once
     alone.wait_state(w1="ready")
     assert alone.log("w1").count("is a copy") == 1
+    alone.client.kill((before.id,))
+    for group in left:
+        groups.remove(group)
 
 
 def test_a_cloned_worker_gets_no_work_until_one_of_the_two_is_gone(

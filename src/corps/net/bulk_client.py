@@ -22,7 +22,7 @@ from corps.errors import (
 )
 from corps.model.artifact import BLOB_MAX_BYTES
 from corps.model.name import Digest, check_digest
-from corps.model.pieces import check_pieces, piece_span
+from corps.model.pieces import check_pieces
 from corps.net.channel import STALL_S, Channel
 from corps.net.incoming import PLAIN, Asking, OnArrived, ignore_arrived, receive_range
 from corps.net.source import changed, digest_of, opened_source
@@ -132,17 +132,6 @@ class BulkClient:
                 raise ProtocolError(f"asked for a piece list, got {type(answer).__name__}")
             check_pieces(answer.pieces, answer.size_bytes)
         return answer
-
-    def fetch_piece(self, digest: Digest, index: int, size_bytes: int) -> bytes:
-        """One piece of a blob, for `PieceWriter.put` to verify."""
-        offset, length = piece_span(index, size_bytes)
-        with self._talking("fetch a piece") as channel:
-            channel.send(Want(digest=check_digest(digest), offset=offset, length=length))
-            sending = _receive(channel)
-            expected = Sending(digest=digest, size_bytes=size_bytes, offset=offset, length=length)
-            if sending != expected:
-                raise ProtocolError(f"asked for piece {index} of blob {digest!r}, got {sending}")
-            return b"".join(bytes(part) for part in channel.receive_raw(length))
 
     def claim(self, digests: Sequence[Digest]) -> Claimed:
         """Which of these we should put, as nobody else does. At most MISSING_MAX."""

@@ -24,6 +24,7 @@ from corps.errors import (
     TimedOut,
     Unavailable,
 )
+from corps.model.pieces import piece_span
 from corps.net.bulk import BulkClient, serve_bulk
 from corps.net.bulk_client import MISSING_MAX, PUT_WINDOW_MAX, SMALL_BYTES, Dial
 from corps.net.channel import SENDFILE_BYTES, Channel
@@ -214,11 +215,22 @@ def test_a_blob_may_be_fetched_piece_by_piece(
         assert list.size_bytes == len(LARGE)
         with here.pieces(digest, list.size_bytes, list.pieces) as writer:
             for index in reversed(writer.missing()):
-                writer.put(index, client.fetch_piece(digest, index, list.size_bytes))
+                writer.put(index, _piece(dial, digest, index, list.size_bytes))
             writer.commit()
         with pytest.raises(NotFound):
             client.piece_list(digest_of(b"nothing"))
     assert here.read_bytes(digest, len(LARGE)) == LARGE
+
+
+def _piece(dial: Dial, digest: str, index: int, size_bytes: int) -> bytes:
+    offset, length = piece_span(index, size_bytes)
+    with dial() as sock:
+        sock.sendall(BULK_PREFACE)
+        channel: Channel[BulkAnswer] = Channel(sock, BulkAnswer)
+        channel.send(Want(digest=digest, offset=offset, length=length))
+        expected = Sending(digest=digest, size_bytes=size_bytes, offset=offset, length=length)
+        assert channel.receive() == expected
+        return b"".join(bytes(part) for part in channel.receive_raw(length))
 
 
 # ---- what is refused

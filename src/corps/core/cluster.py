@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from corps.core.records import App, CommandRecord, Event, Meta, Record, artifact_key
+from corps.core.roll import Roll
 from corps.model.artifact import Artifact
 from corps.model.certificate import Certificate
 from corps.model.instance import Desired, Instance, InstanceState
 from corps.model.name import AttemptKey, CommandId, InstanceId, WorkerName
+from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
 
 EVENTS_KEPT = 20_000
@@ -33,6 +35,7 @@ class Cluster:
         self.certificates: dict[AttemptKey, Certificate] = {}  # oldest first
         self.commands: dict[CommandId, CommandRecord] = {}
         self.events: deque[Event] = deque()
+        self.roll = Roll()
         self.next_seq = 1
         self._live_by_worker: dict[WorkerName, dict[InstanceId, None]] = {}
         self._by_app: dict[str, dict[InstanceId, None]] = {}
@@ -52,10 +55,7 @@ class Cluster:
             case Certificate():
                 self._put_certificate(record)
             case CommandRecord():
-                self.commands[record.id] = record
-                if record.result is not None and record.id not in self._done:
-                    self._done[record.id] = None
-                    self._done_targets += len(record.targets)
+                self._put_command(record)
             case Event():
                 self.events.append(record)
                 self.next_seq = record.seq + 1
@@ -67,6 +67,8 @@ class Cluster:
                 self.apps[record.name] = record
             case Meta():
                 self.meta = record
+            case JoinToken() | Member() | User() | UserToken():
+                self.roll.put(record)
             case _:
                 assert_never(record)
 
@@ -88,6 +90,8 @@ class Cluster:
                 self.events.popleft()
             case Artifact():
                 del self.artifacts[artifact_key(record)]
+            case JoinToken() | Member() | User() | UserToken():
+                self.roll.drop(record)
             case Worker() | App() | Meta():
                 raise AssertionError(f"{type(record).__name__} records are never dropped")
             case _:
@@ -152,6 +156,12 @@ class Cluster:
         self._dead = dict.fromkeys(dead)
         done = sorted(self._done, key=lambda id: self.commands[id].done_at or 0.0)
         self._done = dict.fromkeys(done)
+
+    def _put_command(self, record: CommandRecord) -> None:
+        self.commands[record.id] = record
+        if record.result is not None and record.id not in self._done:
+            self._done[record.id] = None
+            self._done_targets += len(record.targets)
 
     def _put_instance(self, instance: Instance) -> None:
         self.instances[instance.id] = instance

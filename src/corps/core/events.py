@@ -9,6 +9,7 @@ import msgspec
 from corps.core.records import Record
 from corps.model.artifact import Transfer
 from corps.model.command import AnyCommand, AnyResult
+from corps.model.identity import Identity
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
 from corps.model.series import Measured
@@ -40,10 +41,12 @@ class Tick(Event, frozen=True):
 
 
 class Opened(Event, frozen=True):
-    """A worker's connection was accepted; it has said nothing yet."""
+    """A worker's connection was accepted; it has said nothing yet. `identity`: of its certificate;
+    None: a process of this machine, of the master's own user or root, as the kernel says."""
 
     session: int
     address: str
+    identity: Identity | None = None
 
 
 class Received(Event, frozen=True):

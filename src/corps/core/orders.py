@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from corps.core import accept, believe, candidates, versions
+from corps.core import accept, believe, candidates, trust, versions
 from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
@@ -31,6 +31,7 @@ from corps.model.command import (
     Launch,
     Remove,
     Removed,
+    Ruled,
     Sign,
     Signal,
     Signed,
@@ -40,6 +41,7 @@ from corps.model.command import (
 )
 from corps.model.instance import Instance, InstanceState
 from corps.model.name import CommandId, Digest, InstanceId, WorkerName
+from corps.model.trust import TrustCommand
 from corps.model.view import WAITING, CopyView, DeleteView
 from corps.wire.worker import (
     Install,
@@ -307,6 +309,8 @@ class Orders:
                 return Signed(artifact=f"{vouched.name}@{vouched.digest}")
             case Tag():
                 return Tagged(artifact=record.command.artifact, tag=record.command.tag)
+            case TrustCommand():
+                return Ruled(subject=trust.subject(record.command))
             case Launch() | Stop() | Kill() | Signal():
                 instances = self._ledger.cluster.instances
                 return Instances(
@@ -343,6 +347,8 @@ def _targets(ledger: Ledger, event: Commanded, command: AnyCommand) -> tuple[str
             return versions.sign(ledger, command, event.by)
         case Tag():
             return versions.tag(ledger, command, event.by)
+        case TrustCommand():
+            return trust.rule(ledger, command, event.by)
         case _:
             assert_never(command)
 
@@ -356,7 +362,7 @@ def _is_settled(command: AnyCommand, instance: Instance) -> bool:
             return instance.state in _ENDED or instance.is_stuck
         case Signal():
             return instance.is_waiting or instance.state in _ENDED
-        case Remove() | Copy() | Delete() | Sign() | Tag():
+        case Remove() | Copy() | Delete() | Sign() | Tag() | TrustCommand():
             return False
         case _:
             assert_never(command)

@@ -11,6 +11,7 @@ from corps.model.certificate import Certificate
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Instance
 from corps.model.name import CommandId, InstanceId, WorkerName
+from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
 
 
@@ -61,7 +62,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerName | None = None
 
 
-Record: TypeAlias = Meta | Worker | Artifact | App | Instance | Certificate | CommandRecord | Event
+TrustRecord: TypeAlias = JoinToken | Member | User | UserToken
+Record: TypeAlias = (
+    Meta | Worker | Artifact | App | Instance | Certificate | CommandRecord | Event | TrustRecord
+)
 
 
 def artifact_key(artifact: Artifact) -> str:
@@ -87,6 +91,20 @@ def record_key(record: Record) -> tuple[str, str]:
             return "commands", record.id
         case Event():
             return "events", f"{record.seq:016d}"
+        case JoinToken() | Member() | User() | UserToken():
+            return _trust_key(record)
+
+
+def _trust_key(record: TrustRecord) -> tuple[str, str]:
+    match record:
+        case JoinToken():
+            return "join_tokens", record.id
+        case Member():
+            return "members", record.worker
+        case User():
+            return "users", record.name
+        case UserToken():
+            return "user_tokens", record.id
 
 
 def record_age(record: Record) -> tuple[float, int]:
@@ -102,8 +120,10 @@ def record_age(record: Record) -> tuple[float, int]:
             return record.ended_at, record.attempt
         case Artifact():
             return record.created_at, 0
-        case Worker():
+        case Worker() | Member():
             return record.joined_at, 0
+        case JoinToken() | User() | UserToken():
+            return record.created_at, 0
         case Meta() | App():
             return 0.0, 0
 
@@ -117,4 +137,8 @@ TABLES: dict[str, type[Record]] = {
     "certificates": Certificate,
     "commands": CommandRecord,
     "events": Event,
+    "join_tokens": JoinToken,
+    "members": Member,
+    "users": User,
+    "user_tokens": UserToken,
 }

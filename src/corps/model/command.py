@@ -14,6 +14,7 @@ from corps.model.artifact import Transfer
 from corps.model.name import CommandId, Digest
 from corps.model.signature import Signature
 from corps.model.terms import Restart, Terms
+from corps.model.trust import AnyTrust
 from corps.model.view import CopyView, DeleteView, InstanceView
 
 COUNT_MAX = 10_000
@@ -120,7 +121,9 @@ class Tag(Command, frozen=True, kw_only=True):
     moves: bool = False
 
 
-AnyCommand: TypeAlias = Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign | Tag
+AnyCommand: TypeAlias = (
+    Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign | Tag | AnyTrust
+)
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +164,12 @@ class Tagged(Result, frozen=True, kw_only=True):
     tag: str | None
 
 
+class Ruled(Result, frozen=True, kw_only=True):
+    """It holds from now on. `subject`: the token, worker or person it is about."""
+
+    subject: str
+
+
 class Failure(Result, frozen=True, kw_only=True):
     """The command was refused, or an error anywhere: `errors.error_of` makes the exception."""
 
@@ -175,4 +184,6 @@ class Accepted(Result, frozen=True, kw_only=True):
     id: CommandId
 
 
-AnyResult: TypeAlias = Instances | Copied | Deleted | Removed | Signed | Tagged | Failure | Accepted
+AnyResult: TypeAlias = (
+    Instances | Copied | Deleted | Removed | Signed | Tagged | Ruled | Failure | Accepted
+)

@@ -1,0 +1,213 @@
+"""The CA of a cluster: ECDSA P-256, made at its first need, in a directory of the master's.
+
+Its files, all 0600: `ca.key`, `ca.pem` (one certificate, or two while the CA is rotated, the newest
+first), `master.key`, `master.pem`. Only the public key of a request is used: every name, every
+right and every date of a certificate is the master's own word (RFC 5280, RFC 2986).
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from corps.errors import Denied, Invalid, Unavailable
+from corps.model.identity import master_uri, worker_uri
+from corps.model.name import WorkerName
+from corps.model.token import pin_of
+
+CA_LIFE_S = 10 * 365 * 86_400.0
+MASTER_LIFE_S = 365 * 86_400.0
+WORKER_LIFE_S = 86_400.0
+EARLY_S = 300.0  # a certificate holds from a little before: clocks differ
+CSR_MAX_BYTES = 4 << 10
+
+
+class Authority:
+    """Signs for one cluster. `now` is given: unix seconds."""
+
+    def __init__(self, directory: Path, cluster: str, now: float) -> None:
+        """Load what is there, or make it. Raise Unavailable for what cannot be read."""
+        self.directory, self.cluster = directory, cluster
+        directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            if not (directory / "ca.pem").exists():
+                self._make(now)
+            self._key = _load_key(directory / "ca.key")
+            self._bundle = x509.load_pem_x509_certificates((directory / "ca.pem").read_bytes())
+        except (OSError, ValueError, TypeError) as error:
+            raise Unavailable(f"cannot read the CA in {directory}: {error}") from error
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The CA that signs now."""
+        return self._bundle[0]
+
+    @property
+    def bundle_pem(self) -> bytes:
+        """All CAs that are trusted."""
+        return b"".join(one.public_bytes(Encoding.PEM) for one in self._bundle)
+
+    @property
+    def pin(self) -> str:
+        return pin_of(_spki(self.certificate))
+
+    def issue_worker(self, csr: bytes, worker: WorkerName, now: float) -> x509.Certificate:
+        """For the key of a request in DER, whose signature proves that the asker has it. Raise
+        Denied for a request that will not do."""
+        if len(csr) > CSR_MAX_BYTES:
+            raise Denied(f"a request of {len(csr)} bytes: at most {CSR_MAX_BYTES}")
+        try:
+            request = x509.load_der_x509_csr(csr)
+            key = request.public_key()
+            is_signed = request.is_signature_valid
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise Denied(f"a request that cannot be read: {error}") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+            raise Denied("a request for another key than ECDSA on P-256")
+        if not is_signed:
+            raise Denied("a request that its own key did not sign")
+        uri = worker_uri(self.cluster, worker)
+        return self._sign(key, worker, [x509.UniformResourceIdentifier(uri)], now, WORKER_LIFE_S)
+
+    def issue_master(self, hosts: Sequence[str], now: float) -> None:
+        """Write `master.key` and `master.pem`, good for these host names and addresses."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [
+            x509.UniformResourceIdentifier(master_uri(self.cluster)),
+            *map(_general_name, hosts),
+        ]
+        certificate = self._sign(key.public_key(), "master", names, now, MASTER_LIFE_S)
+        write_private(self.directory / "master.key", key_pem(key))
+        write_private(self.directory / "master.pem", certificate.public_bytes(Encoding.PEM))
+
+    def _make(self, now: float) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _subject(f"corps {self.cluster}")
+        certificate = (
+            _builder(name, name, key.public_key(), now, CA_LIFE_S)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(is_ca=True), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        write_private(self.directory / "ca.key", key_pem(key))
+        write_private(self.directory / "ca.pem", certificate.public_bytes(Encoding.PEM))
+
+    def _sign(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        name: str,
+        names: Sequence[x509.GeneralName],
+        now: float,
+        life_s: float,
+    ) -> x509.Certificate:
+        """For both ends of a connection: workers are clients of the master, and of each other."""
+        uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            _builder(_subject(name), self.certificate.subject, key, now, life_s)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(is_ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(authority, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """0600 from its first byte on, whole or not at all, also after a crash."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+
+
+def check_private(path: Path) -> None:
+    """Raise Denied for a key file that others can read."""
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise Denied(f"'{path}' can be read by others (mode {mode:04o}): chmod 600 it")
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    check_private(path)
+    key = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise Invalid(f"'{path}' is no ECDSA key", field="key")
+    return key
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    now: float,
+    life_s: float,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_moment(now - EARLY_S))
+        .not_valid_after(_moment(now + life_s))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, is_ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _moment(at: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC)
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

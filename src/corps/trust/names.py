@@ -1,0 +1,39 @@
+"""From a certificate to an identity."""
+
+from __future__ import annotations
+
+import hashlib
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from corps.errors import Denied
+from corps.model.identity import Identity, parse_uri
+
+
+def key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """SHA-256 of its public key, in hex."""
+    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def identity_of(der: bytes | None) -> Identity:
+    """Of the peer's certificate, whose chain the handshake has verified. Raise Denied."""
+    if der is None:
+        raise Denied("no certificate: join first, with 'corps worker --token'")
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise Denied(f"a certificate that names nobody: {error}") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise Denied(f"a certificate that names {len(uris)} identities: it must be one")
+    cluster, worker = parse_uri(uris[0])
+    return Identity(
+        cluster=cluster,
+        worker=worker,
+        key=key_of(certificate),
+        serial=f"{certificate.serial_number:x}",
+        expires_at=certificate.not_valid_after_utc.timestamp(),
+    )

@@ -19,6 +19,7 @@ from corps.model.name import CommandId
 GENESIS = "0" * 64
 WORD_MAX = 200
 DETAIL_MAX = 1_000
+TRAIL_PAGE_MAX = 1_000
 
 
 class Outcome(StrEnum):
@@ -77,6 +78,20 @@ class TrailPage(msgspec.Struct, frozen=True, kw_only=True):
     entries: list[str]
     last: int
     head: TrailHead
+
+
+class TrailView(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry as it is shown; `at` RFC 3339."""
+
+    seq: int
+    at: str
+    who: str
+    source: str
+    act: str
+    subject: str
+    outcome: str
+    detail: str
+    command: CommandId | None
 
 
 _ENCODER = msgspec.json.Encoder()

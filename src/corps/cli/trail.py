@@ -23,6 +23,7 @@ from corps.model.trail import (
     TrailMark,
     TrailPage,
     TrailView,
+    hash_line,
     parse_line,
 )
 
@@ -88,10 +89,16 @@ def verify(operator: Operator, path: str | None, head: str | None, output: Outpu
 def export(operator: Operator) -> None:
     """The whole audit trail as JSON, one entry a line, as it was hashed.
 
-    `prev` in a line is the SHA-256 of the line before it, without its newline.
+    `prev` in a line is the SHA-256 of the line before it, without its newline; that of the last
+    one goes to stderr, as 'corps audit verify --head' takes it.
     """
+    last = None
     for page in _pages(operator, 0):
+        last = page.entries[-1] if page.entries else last
+        head = page.last
         render.write("".join(f"{line}\n" for line in page.entries).encode())
+    if last is not None:
+        render.note(f"head {head}:{hash_line(last.encode())}")
 
 
 def _pages(operator: Operator, after: int) -> Iterator[TrailPage]:

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from corps.core import trust
+from corps.core.events import Commanded
 from corps.core.explain import signal_name
+from corps.core.records import CommandRecord
+from corps.errors import Denied
 from corps.model.command import (
     Accepted,
     AnyCommand,
@@ -30,7 +33,6 @@ from corps.model.command import (
     Tag,
     Tagged,
 )
-from corps.model.name import CommandId
 from corps.model.trail import Deed, Outcome, short
 from corps.model.trust import (
     AnyTrust,
@@ -46,31 +48,45 @@ from corps.model.trust import (
 NAMED_MAX = 20
 
 
-def asked(id: CommandId, command: AnyCommand, by: str, source: str) -> Deed:
-    """A command that was accepted; its result is another deed."""
+def asked(event: Commanded, command: AnyCommand) -> Deed:
+    """It was accepted; what comes of it is another deed."""
     subject, detail = _describe(command)
     return Deed(
-        who=by,
+        who=event.by,
         act=_act(command),
         outcome=Outcome.ACCEPTED,
-        source=source,
+        source=event.source,
         subject=subject,
         detail=detail,
-        command=id,
+        command=event.id,
     )
 
 
-def answered(id: CommandId, command: AnyCommand, by: str, source: str, result: AnyResult) -> Deed:
-    """What came of it."""
+def refused(event: Commanded, failure: Failure) -> Deed:
+    subject, detail = _describe(event.command)
+    return Deed(
+        who=event.by,
+        act=_act(event.command),
+        outcome=Outcome.DENIED if failure.code == Denied.code else Outcome.REFUSED,
+        source=event.source,
+        subject=subject,
+        detail=f"{detail}: {failure.message}" if detail else failure.message,
+        command=event.id,
+    )
+
+
+def answered(record: CommandRecord, result: AnyResult) -> Deed:
+    """What came of it. When it was done at once, this is all that is said of it."""
+    subject, asked = _describe(record.command)
     outcome, detail = _outcome(result)
     return Deed(
-        who=by,
-        act=_act(command),
+        who=record.by,
+        act=_act(record.command),
         outcome=outcome,
-        source=source,
-        subject=_describe(command)[0],
-        detail=detail,
-        command=id,
+        source=record.source,
+        subject=subject,
+        detail=detail if record.targets else asked,
+        command=record.id,
     )
 
 
@@ -135,8 +151,7 @@ def _trust(command: AnyTrust) -> str:
 def _outcome(result: AnyResult) -> tuple[Outcome, str]:
     match result:
         case Failure():
-            denied = result.code == "denied"
-            return Outcome.DENIED if denied else Outcome.REFUSED, result.message
+            return Outcome.FAILED, result.message
         case Instances():
             rows = result.instances
             failed = any(row.death is not None and row.death.kind == "spawn_failed" for row in rows)

@@ -214,14 +214,13 @@ class Orders:
         )
         ledger.save(record)
         if targets:
-            ledger.audit(deeds.asked(record.id, command, event.by, event.source))
+            ledger.audit(deeds.asked(event, command))
         self._await(record)
         if not targets:
             self._finish(record)
 
     def _refuse(self, event: Commanded, failure: Failure) -> None:
-        deed = deeds.answered(event.id, event.command, event.by, event.source, failure)
-        self._ledger.audit(deed)
+        self._ledger.audit(deeds.refused(event, failure))
         self._ledger.reply(event.id, event.body, failure)
 
     def _await(self, record: CommandRecord, *, is_resumed: bool = False) -> None:
@@ -300,8 +299,7 @@ class Orders:
         result = self._result(record)
         self._rows.pop(record.id, None)
         self._ledger.save(msgspec.structs.replace(record, result=result, done_at=self._ledger.now))
-        deed = deeds.answered(record.id, record.command, record.by, record.source, result)
-        self._ledger.audit(deed)
+        self._ledger.audit(deeds.answered(record, result))
         self._ledger.reply(record.id, record.body, result)
 
     def _result(self, record: CommandRecord) -> AnyResult:

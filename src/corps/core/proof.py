@@ -91,17 +91,17 @@ class Proof:
         is_whole = seq == 1 and prev == GENESIS
         if is_whole or self._cuts.get(seq - 1) == prev:
             return
-        text = f"entries 1 to {seq - 1} are missing, and no entry says that they were dropped"
+        text = f"{_span(1, seq - 1)} missing, and no entry says that this was dropped"
         if seq <= 1:
             text = f"entry {seq} does not begin the trail: it was changed"
         self._found(1, text, self._holds_from)
 
     def _judge_end(self, last: TrailMark, head: TrailHead) -> None:
         if last.seq < head.seq:
-            text = f"entries {last.seq + 1} to {head.seq} are missing at the end"
+            text = f"{_span(last.seq + 1, head.seq)} missing at the end"
             self._found(last.seq + 1, text, self._holds_from)
         elif last.seq > head.seq:
-            text = f"entries {head.seq + 1} to {last.seq} are not the master's: it ended before"
+            text = f"{_span(head.seq + 1, last.seq)} not the master's: the trail ended before"
             self._found(head.seq + 1, text, None)
         elif last.hash != head.hash:
             text = f"entry {last.seq} is not what the head says: one of them was changed"
@@ -134,6 +134,8 @@ class Proof:
 def _gap(before: int, after: int) -> str:
     if after <= before:
         return f"entry {after} comes after entry {before}"
-    if after == before + 2:
-        return f"entry {before + 1} is missing"
-    return f"entries {before + 1} to {after - 1} are missing"
+    return f"{_span(before + 1, after - 1)} missing"
+
+
+def _span(first: int, last: int) -> str:
+    return f"entry {first} is" if first == last else f"entries {first} to {last} are"

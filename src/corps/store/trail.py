@@ -64,7 +64,7 @@ def opened(path: Path) -> Iterator[tuple[Iterator[str], TrailHead | None]]:
             is_database = file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
         if is_database:
             with _database(path) as connection:
-                yield _lines(connection), _head(connection)
+                yield _lines(connection), _head(connection) or TrailHead()
         else:
             with open(path, encoding="utf-8", errors="backslashreplace", newline="\n") as text:
                 yield (line.removesuffix("\n") for line in text), None

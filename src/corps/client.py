@@ -38,6 +38,7 @@ from corps.model.command import (
 )
 from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
+from corps.model.trail import TRAIL_PAGE_MAX, TrailPage
 from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
 ANSWER_S = 30.0  # a master whose disk stalls is worth waiting for
@@ -258,6 +259,11 @@ class Client:
         """The versions of an app, `NAME`, each against the one before; or `NAME@A` and `NAME@B`."""
         query = [("version", version) for version in versions]
         return self._read("/v1/compare", query, view.CompareView)
+
+    def trail(self, after: int = 0, limit: int = TRAIL_PAGE_MAX, wait_s: float = 0.0) -> TrailPage:
+        """Entries of the audit trail after a number; of a negative one the last so many."""
+        query: Query = [("after", after), ("limit", limit), ("wait_s", wait_s)]
+        return self._read("/v1/audit/trail", query, TrailPage, wait_s)
 
     def status(self) -> view.StatusView:
         return self._read("/v1/status", (), view.StatusView)

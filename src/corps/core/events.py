@@ -13,6 +13,7 @@ from corps.model.identity import Identity
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest
 from corps.model.series import Measured
+from corps.model.trail import Deed
 from corps.wire.keeper import FromKeeper, ToKeeper
 from corps.wire.output import Note
 from corps.wire.worker import (
@@ -68,16 +69,23 @@ class ArtifactFacts(msgspec.Struct, frozen=True):
 
 
 class Commanded(Event, frozen=True):
-    """An operator's command; `body` is the digest of its bytes."""
+    """An operator's command; `body` is the digest of its bytes, `source` where it came from."""
 
     id: CommandId
     body: str
     command: AnyCommand
     by: str
     facts: ArtifactFacts | None = None
+    source: str = ""
 
 
-MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded
+class Witnessed(Event, frozen=True):
+    """Something for the audit trail that is no command: a denial, a failed join, a shutdown."""
+
+    deed: Deed
+
+
+MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded | Witnessed
 
 
 class Save(Effect, frozen=True):

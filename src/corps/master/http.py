@@ -6,6 +6,8 @@ Errors are `Failure` in JSON with the status of their class; the OpenAPI documen
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from litestar.params import Parameter
 from corps.core.events import Commanded
 from corps.errors import ERRORS, CorpsError
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries, upkeep
+from corps.master import copies, fitness, logs, queries, trail, upkeep
 from corps.master.driver import MasterDriver
 from corps.master.shelf import Shelf, load_manifest
 from corps.master.stories import WHY_MAX, tell_why
@@ -34,6 +36,7 @@ from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.output_view import OutputView
+from corps.model.trail import Deed, Outcome
 from corps.model.view import (
     AppUsageView,
     AuditView,
@@ -52,6 +55,7 @@ from corps.wire.worker import ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
+SHUTDOWN_WAIT_S = 5.0
 
 _log = logging.getLogger("corps.master")
 Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
@@ -241,8 +245,17 @@ async def output(  # noqa: PLR0913, PLR0917 - one parameter for each of the quer
 
 
 @post("/v1/shutdown", status_code=200, summary="End workers, then this master")
-async def shutdown(state: State, data: ShutdownOrder) -> dict[str, str]:
-    _of(state).shut_down(data.workers)
+async def shutdown(
+    request: Request[Any, Any, Any], state: State, data: ShutdownOrder
+) -> dict[str, str]:
+    master = _of(state)
+    text = f"with the workers {' '.join(data.workers)}" if data.workers else "the master alone"
+    master.driver.witness(
+        Deed(who=master.who(request), act="shutdown", outcome=Outcome.ACCEPTED, detail=text)
+    )
+    with contextlib.suppress(TimeoutError):  # a full disk must not keep anybody from ending it
+        await asyncio.wait_for(master.driver.settled(), SHUTDOWN_WAIT_S)
+    master.shut_down(data.workers)
     return {}
 
 
@@ -298,6 +311,7 @@ def make_app(master: Master) -> Litestar:
             events,
             audit,
             compare,
+            trail.trail,
             upkeep.artifacts,
             upkeep.drift,
             upkeep.garbage,

@@ -7,8 +7,6 @@ business with a master, so none gets an answer.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -26,10 +24,6 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-COMPLAINT_EVERY_S = 60.0
-SOURCES_MAX = 1_000
-
-_log = logging.getLogger("corps.master")
 _OWN_SITES = (b"same-origin", b"none")
 _PUBLIC = {path for (_, path), access in ROUTES.items() if access is Access.ANYONE}
 
@@ -48,7 +42,7 @@ class Gate:
         app: ASGIApp,
         hosts: Collection[str],
         identify: Callable[[HTTPScope, str | None], Caller],
-        on_refused: Callable[[str, str], None],
+        on_refused: Callable[[HTTPScope, str], None] = lambda scope, message: None,
     ) -> None:
         self._app, self._hosts, self._identify = app, hosts, identify
         self._on_refused = on_refused
@@ -57,8 +51,7 @@ class Gate:
         assert scope["type"] == ScopeType.HTTP, "no other protocol is served"
         refused = self._refuse(scope)
         if refused is not None:
-            source = "" if scope["client"] is None else scope["client"][0]
-            self._on_refused(source, refused.message)
+            self._on_refused(scope, refused.message)
             await _answer(send, refused)
             return
         await self._app(scope, receive, _guarded(send))
@@ -66,7 +59,10 @@ class Gate:
     def _refuse(self, scope: HTTPScope) -> Refused | None:
         """Why not, or None: then the scope says who it is."""
         headers = Headers(scope)
-        refused = check_request(scope["method"], headers, self._hosts)
+        hosts = self._hosts
+        if scope["server"] is not None:  # by its address nobody is led astray
+            hosts = {*hosts, scope["server"][0]}
+        refused = check_request(scope["method"], headers, hosts)
         if refused is not None:
             return refused
         try:
@@ -76,22 +72,6 @@ class Gate:
                 return Refused(error.http_status, error.code, error.message)
             scope["user"] = None
         return None
-
-
-class Complaints:
-    """One line a minute for each source, however often it knocks."""
-
-    def __init__(self) -> None:
-        self._at: dict[str, float] = {}
-
-    def refused(self, source: str, text: str) -> None:
-        now = time.monotonic()
-        if now - self._at.get(source, -COMPLAINT_EVERY_S) < COMPLAINT_EVERY_S:
-            return
-        if len(self._at) >= SOURCES_MAX:
-            self._at.clear()
-        self._at[source] = now
-        _log.warning("refused a request of %s: %s", source, text)
 
 
 class Headers:

@@ -73,6 +73,7 @@ class Master(NamedTuple):
     shelf: Shelf
     certificates: Certificates
     api_address: str | None = None
+    host: str | None = None  # by which it is reached, where that was said
 
     @property
     def people(self) -> People:

@@ -34,7 +34,7 @@ from corps.daemon import (
     unix_listener,
     write_atomically,
 )
-from corps.errors import Denied
+from corps.errors import Denied, Invalid
 from corps.master.api import Api
 from corps.master.certificates import Certificates, hosts_of
 from corps.master.driver import MasterDriver
@@ -97,19 +97,26 @@ async def _run(
     bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
     driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
-    certificates = Certificates(
-        directory / "trust", core.cluster.meta.cluster, clock, hosts_of([host])
-    )
+    hosts = _hosts(settings)
+    certificates = Certificates(directory / "trust", core.cluster.meta.cluster, clock, hosts)
     version = importlib.metadata.version("corps")
     shut_down = functools.partial(_shut_down, driver, stop)
-    api = Api(Master(driver, blobs, version, address, shut_down, shelf, certificates))
+    https = None if settings.api is None else listen(*parse_address(settings.api))
+    api_address = None if https is None else format_address(https.getsockname()[:2])
+    master = Master(driver, blobs, version, address, shut_down, shelf, certificates)
+    api = Api(master._replace(api_address=api_address, host=settings.host), https, hosts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    local = api.serve(unix_listener(settings.api_socket))
-    tasks = [loop.create_task(w) for w in (sessions.accept(listener), sessions.sweep(), local)]
+    work = [
+        sessions.accept(listener),
+        sessions.sweep(),
+        *api.work(unix_listener(settings.api_socket)),
+    ]
+    tasks = [loop.create_task(one) for one in work]
+    write_atomically(directory / "api-address", f"{api_address or ''}\n")
     write_atomically(directory / "address", f"{address}\n")
-    _announce(settings, address)
+    _announce(settings, address, api_address)
     settle_memory()
     driver.tick()
     try:
@@ -214,7 +221,18 @@ def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerNa
     asyncio.get_running_loop().call_later(SHUTDOWN_LINGER_S, stop.set)
 
 
-def _announce(settings: Settings, address: str) -> None:
+def _hosts(settings: Settings) -> list[str]:
+    """What others may call this master, the best name first."""
+    listens = [settings.listen, *([] if settings.api is None else [settings.api])]
+    named = [] if settings.host is None else [settings.host]
+    if hosts_of(named) != named:
+        raise Invalid(f"bad host name {settings.host!r}: a name or an address", field="host")
+    return hosts_of([*named, *(parse_address(one)[0] for one in listens)])
+
+
+def _announce(settings: Settings, address: str, api_address: str | None) -> None:
     _log.info("master of %s, pid %d", settings.state_dir, os.getpid())
     _log.info("operators: unix://%s", settings.api_socket)
+    if api_address is not None:
+        _log.info("operators elsewhere: https://%s, with a token ('corps user')", api_address)
     _log.info("workers join with: corps worker --master %s", address)

@@ -24,15 +24,15 @@ URL_MAX_BYTES = 512 << 10  # 10,000 targets
 HEADERS_MAX_BYTES = 32 << 10
 HEADERS_MAX = 100
 REQUEST_MAX_BYTES = 2 * MANIFEST_MAX_BYTES  # with what chunks cost; each route has its own limit
-HEAD_S = 10.0
-BODY_S = 60.0
-STALL_S = 30.0
 LINGER_S = 1.0
 LINGER_MAX_BYTES = 4 << 20
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    idle_s: float
+    idle_s: float  # between requests
+    head_s: float = 10.0
+    body_s: float = 60.0
+    stall_s: float = 30.0  # while the peer reads nothing of an answer
     url_bytes: int = URL_MAX_BYTES
 
 
@@ -59,7 +59,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
-        self._expect_within(HEAD_S)
+        self._expect_within(self.limits.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -88,7 +88,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_within(STALL_S)
+        self._expect_within(self.limits.stall_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -102,7 +102,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_bytes = self._request_bytes = 0
         self._head_bytes = 0
         if self.is_idle:
-            self._expect_within(HEAD_S)
+            self._expect_within(self.limits.head_s)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -150,9 +150,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_over:
             return
         if self.flow is not None and self.flow.write_paused:
-            self._expect_within(STALL_S)
+            self._expect_within(self.limits.stall_s)
         elif self._is_in_request:
-            self._expect_within(HEAD_S if self._is_in_head else BODY_S)
+            self._expect_within(self.limits.head_s if self._is_in_head else self.limits.body_s)
         else:
             self._expect_within(self.limits.idle_s if self.is_idle else None)
 

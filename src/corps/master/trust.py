@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, get
 from litestar.datastructures import State
 
+from corps.master.certificates import hosts_of
 from corps.model.access import CallerView, HelloView, TrustView
 from corps.model.trust import TokenView, UserView
+from corps.net.address import format_address, parse_address
 
 if TYPE_CHECKING:
     from corps.master.http import Master
@@ -30,8 +32,8 @@ async def trust(state: State) -> TrustView:
     return TrustView(
         cluster=master.driver.core.cluster.meta.cluster,
         pin=master.certificates.authority.pin,
-        workers_at=master.address,
-        api_at=master.api_address,
+        workers_at=_reached(master.address, master.host),
+        api_at=master.api_address and _reached(master.api_address, master.host),
     )
 
 
@@ -52,6 +54,12 @@ async def users(state: State) -> list[UserView]:
     master = _of(state)
     await master.driver.settled()
     return master.people.users()
+
+
+def _reached(address: str, host: str | None) -> str:
+    """From elsewhere: where we listen on every address, by the name of the machine."""
+    ours, port = parse_address(address)
+    return format_address((next(iter(hosts_of([host or ours])), ours), port))
 
 
 def _of(state: State) -> Master:

@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -44,15 +45,7 @@ class Credentials:
         return identity_of(self._issued().public_bytes(Encoding.DER))
 
     def key(self) -> ec.EllipticCurvePrivateKey:
-        pem = self._read(self._key)
-        check_private(self._key)
-        try:
-            key = load_pem_private_key(pem, None)
-        except ValueError as error:
-            raise self._unreadable(self._key, str(error)) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise self._unreadable(self._key, "no ECDSA key")
-        return key
+        return read_key(self._key)
 
     def spent(self, now: float) -> float:
         """How much of the certificate's life is over: 0 when it was just given, 1 at its end.
@@ -99,13 +92,28 @@ class Credentials:
         try:
             return x509.load_pem_x509_certificate(self._read(self._certificate))
         except ValueError as error:
-            raise self._unreadable(self._certificate, str(error)) from error
+            raise _unreadable(self._certificate, str(error)) from error
 
     def _read(self, path: Path) -> bytes:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise self._unreadable(path, error.strerror or str(error)) from error
+            raise _unreadable(path, error.strerror or str(error)) from error
 
-    def _unreadable(self, path: Path, why: str) -> Unavailable:
-        return Unavailable(f"cannot read '{path}': {why}; join again with a new token")
+
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Of a worker. Raise as Credentials does."""
+    try:
+        check_private(path)
+        key = load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _unreadable(path, "no ECDSA key")
+    return key
+
+
+def _unreadable(path: Path, why: str) -> Unavailable:
+    return Unavailable(f"cannot read '{path}': {why}; join again with a new token")

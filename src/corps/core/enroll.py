@@ -15,7 +15,7 @@ from corps.errors import Conflict, CorpsError, Denied
 from corps.model.command import Failure, Ruled
 from corps.model.name import WorkerName, check_name
 from corps.model.selector import ALL
-from corps.model.trust import RENEW_GRACE_S, JoinToken, Member
+from corps.model.trust import JoinToken, Member
 
 MEMBERS_MAX = 20_000
 
@@ -90,7 +90,7 @@ def _check_name(ledger: Ledger, token: JoinToken, name: WorkerName) -> None:
 
 def _renew(ledger: Ledger, event: Renew) -> Member:
     roll, identity = ledger.cluster.roll, event.identity
-    refusal = roll.refusal(identity, ledger.cluster.meta.cluster, ledger.now - RENEW_GRACE_S)
+    refusal = roll.no_renewal(identity, ledger.cluster.meta.cluster, ledger.now)
     if refusal is not None:
         raise Denied(refusal)
     assert identity.worker is not None

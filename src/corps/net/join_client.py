@@ -1,7 +1,8 @@
 """Getting a certificate from a master: the first by a token, the next by the present one.
 
-Blocking, for a thread or before a daemon begins. Each raises Denied when the master is not the
-right one or refuses, OSError when there is none, Unavailable when it is to be tried again.
+Blocking, for a thread or before a daemon begins. Each raises OSError when nobody is there, and
+Unavailable when it is to be tried again. Denied is a master's own word; of `join` also, that it is
+not the right one.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def renew(address: tuple[str, int], credentials: Credentials) -> Joined:
     try:
         master = identity_of(leaf)
         if (master.cluster, master.worker) != (identity.cluster, None):
-            raise Denied(f"at {format_address(address)} is no master of cluster {identity.cluster}")
+            raise Unavailable(
+                f"at {format_address(address)} is no master of this worker (E_CA_PIN)"
+            )
         _hear(channel, Offer)
         channel.send(Renew(request=_request(key)))
         joined = _hear(channel, Joined)
@@ -89,7 +92,7 @@ def _dial(address: tuple[str, int], context: ssl.SSLContext) -> tuple[Channel[To
         sock = context.wrap_socket(plain, server_hostname=Purpose.JOIN)
     except ssl.SSLCertVerificationError as error:
         plain.close()
-        raise Denied(why_unverified(address, error)) from error
+        raise Unavailable(why_unverified(address, error)) from error
     except OSError:
         plain.close()
         raise

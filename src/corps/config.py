@@ -26,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dir: str = ""
     server: str | None = None
     listen: str = "127.0.0.1:7077"
+    api: str | None = None  # of a master: where it serves HTTPS too
+    host: str | None = None  # of a master: another name by which it is reached
     heartbeat_s: float = 1.0
     disk_reserve_bytes: int | None = None
     sample_s: float = 5.0  # of a worker: how often it samples usage, 0 for never

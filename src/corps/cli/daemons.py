@@ -44,24 +44,26 @@ class WorkerOptions(TokenOptions):
 
 @verb("master")
 @click.option("--listen", metavar="HOST:PORT", help="Where workers dial in.")
-@click.option("--api", metavar="HOST:PORT", help="Not yet: HTTPS for operators.")
+@click.option("--api", metavar="HOST:PORT", help="HTTPS for operators elsewhere.")
+@click.option("--host", metavar="NAME", help="Another name by which this master is reached.")
 @heartbeat_option
 @insecure_option
 @click.option("--accept-rollback", is_flag=True, help="Go on from an older copy of state.db.")
 @click.pass_obj
-def master(
+def master(  # noqa: PLR0913, PLR0917 - one parameter for each option
     operator: Operator,
     listen: str | None,
     api: str | None,
+    host: str | None,
     heartbeat: float | None,
     insecure_network: bool,
     accept_rollback: bool,
 ) -> None:
     """Run the master in the foreground; prints its addresses and how workers join."""
-    if api is not None:
-        raise Invalid("no --api yet: operators use the unix socket until there is TLS", field="api")
-    settings = operator.load(listen=listen, heartbeat_s=heartbeat)
+    settings = operator.load(listen=listen, api=api, host=host, heartbeat_s=heartbeat)
     parse_address(settings.listen)
+    if settings.api is not None:
+        parse_address(settings.api)
     from corps.master.main import run  # noqa: PLC0415  # half a second that only the master costs
 
     run(settings, insecure_network=insecure_network, accepts_rollback=accept_rollback)

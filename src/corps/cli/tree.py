@@ -22,6 +22,7 @@ MODULES = {
     "down": "daemons",
     "master": "daemons",
     "worker": "daemons",
+    "join": "join",
     "shell": "shell",
     "workers": "workers",
     "check": "check",

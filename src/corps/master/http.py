@@ -264,7 +264,13 @@ async def shutdown(
     master = _of(state)
     text = f"with the workers {' '.join(data.workers)}" if data.workers else "the master alone"
     master.driver.witness(
-        Deed(who=master.who(request), act="shutdown", outcome=Outcome.ACCEPTED, detail=text)
+        Deed(
+            who=request.user.name,
+            source=request.user.source,
+            act="shutdown",
+            outcome=Outcome.ACCEPTED,
+            detail=text,
+        )
     )
     with contextlib.suppress(TimeoutError):  # a full disk must not keep anybody from ending it
         await asyncio.wait_for(master.driver.settled(), SHUTDOWN_WAIT_S)

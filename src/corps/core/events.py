@@ -68,13 +68,14 @@ class ArtifactFacts(msgspec.Struct, frozen=True):
 
 
 class Commanded(Event, frozen=True):
-    """An operator's command; `body` is the digest of its bytes."""
+    """An operator's command; `body` is the digest of its bytes, `source` where it came from."""
 
     id: CommandId
     body: str
     command: AnyCommand
     by: str
     facts: ArtifactFacts | None = None
+    source: str = ""
 
 
 MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded

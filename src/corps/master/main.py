@@ -8,19 +8,15 @@ import functools
 import importlib.metadata
 import logging
 import os
-import pwd
 import random
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
-from litestar import Request
 
 from corps.clock import Clock
 from corps.config import Settings
@@ -39,9 +35,10 @@ from corps.daemon import (
     write_atomically,
 )
 from corps.errors import Denied
+from corps.master.api import Api
+from corps.master.certificates import Certificates, hosts_of
 from corps.master.driver import MasterDriver
-from corps.master.http import Master, make_app
-from corps.master.peer import PeerProtocol
+from corps.master.http import Master
 from corps.master.sessions import Sessions, listen
 from corps.master.shelf import Shelf
 from corps.master.swarm import swarm_server
@@ -100,30 +97,17 @@ async def _run(
     bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
     driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
-    server = _server(
-        directory,
-        Master(
-            driver,
-            blobs,
-            importlib.metadata.version("corps"),
-            address,
-            _who,
-            functools.partial(_shut_down, driver, stop),
-            shelf,
-        ),
+    certificates = Certificates(
+        directory / "trust", core.cluster.meta.cluster, clock, hosts_of([host])
     )
+    version = importlib.metadata.version("corps")
+    shut_down = functools.partial(_shut_down, driver, stop)
+    api = Api(Master(driver, blobs, version, address, shut_down, shelf, certificates))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    api = unix_listener(settings.api_socket)
-    tasks = [
-        loop.create_task(work)
-        for work in (
-            sessions.accept(listener),
-            sessions.sweep(),
-            server.serve([api]),
-        )
-    ]
+    local = api.serve(unix_listener(settings.api_socket))
+    tasks = [loop.create_task(w) for w in (sessions.accept(listener), sessions.sweep(), local)]
     write_atomically(directory / "address", f"{address}\n")
     _announce(settings, address)
     settle_memory()
@@ -131,7 +115,7 @@ async def _run(
     try:
         await _until_over(driver, stop, tasks)
     finally:
-        await _end(driver, server, sessions, tasks)
+        await _end(driver, api, sessions, tasks)
         listener.close()
         await asyncio.to_thread(bulk.close)
 
@@ -152,11 +136,11 @@ async def _until_over(
 
 async def _end(
     driver: MasterDriver,
-    server: _Server,
+    api: Api,
     sessions: Sessions,
     tasks: list[asyncio.Task[None]],
 ) -> None:
-    server.over.set()
+    api.end()
     sessions.close()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(tasks[-1]), 2.0)
@@ -228,53 +212,6 @@ def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerNa
         if session is not None:
             driver.on_send(session, Shutdown())
     asyncio.get_running_loop().call_later(SHUTDOWN_LINGER_S, stop.set)
-
-
-@functools.cache
-def _user_name(uid: str) -> str:
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def _who(request: Request[Any, Any, Any]) -> str:
-    """The operator, as the kernel knows the other end of the socket."""
-    assert request.client is not None
-    return _user_name(request.client.host)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers and its ten wake-ups a second: the daemon has its own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.over = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self.over.wait()
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(directory: Path, master: Master) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            make_app(master),
-            http=PeerProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=3600,
-        )
-    )
 
 
 def _announce(settings: Settings, address: str) -> None:

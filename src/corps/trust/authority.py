@@ -97,13 +97,34 @@ class Authority:
     def issue_master(self, hosts: Sequence[str], now: float) -> None:
         """Write `master.key` and `master.pem`, good for these host names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(master_uri(self.cluster)),
-            *map(_general_name, hosts),
-        ]
+        names = self._master_names(hosts)
         certificate = self._sign(key.public_key(), "master", names, now, MASTER_LIFE_S)
         write_private(self.directory / "master.key", key_pem(key))
         write_private(self.directory / "master.pem", certificate.public_bytes(Encoding.PEM))
+
+    def master_renew_at(self, hosts: Sequence[str]) -> float:
+        """When half the life of the master's certificate is over; 0.0 when there is none of this
+        CA, for these hosts and with its key."""
+        try:
+            certificate = x509.load_pem_x509_certificate(
+                (self.directory / "master.pem").read_bytes()
+            )
+            key = _load_key(self.directory / "master.key")
+            certificate.verify_directly_issued_by(self.certificate)
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return 0.0
+        if (
+            list(names.value) != self._master_names(hosts)
+            or key.public_key() != certificate.public_key()
+        ):
+            return 0.0  # another host, or the machine stopped between the two files
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return (begin.timestamp() + end.timestamp()) / 2
+
+    def _master_names(self, hosts: Sequence[str]) -> list[x509.GeneralName]:
+        uri = x509.UniformResourceIdentifier(master_uri(self.cluster))
+        return [uri, *map(_general_name, hosts)]
 
     def _make(self, now: float) -> None:
         key = ec.generate_private_key(ec.SECP256R1())

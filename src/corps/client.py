@@ -15,7 +15,7 @@ import msgspec
 from corps.clock import Clock
 from corps.config import load_settings
 from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
-from corps.model import output_view, upkeep, view
+from corps.model import access, output_view, upkeep, view
 from corps.model.check import Check, CheckView
 from corps.model.command import (
     Accepted,
@@ -37,6 +37,7 @@ from corps.model.command import (
 )
 from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
+from corps.model.trust import TokenView, UserView
 from corps.net.endpoint import Server, endpoint_of
 from corps.net.exchange import Answer, Connection, Lost, Patience, Query, Request
 
@@ -301,6 +302,22 @@ class Client:
         """End these worker daemons with their keepers, then the master. Apps should be dead."""
         body = msgspec.json.encode({"workers": list(workers)})
         self._ask(Request("POST", "/v1/shutdown", (), body))
+
+    def hello(self) -> access.HelloView:
+        """Which cluster it is; its CAs."""
+        return self._read("/v1/hello", (), access.HelloView)
+
+    def whoami(self) -> access.CallerView:
+        return self._read("/v1/whoami", (), access.CallerView)
+
+    def trust(self) -> access.TrustView:
+        return self._read("/v1/trust", (), access.TrustView)
+
+    def tokens(self) -> list[TokenView]:
+        return self._read("/v1/tokens", (), list[TokenView])
+
+    def users(self) -> list[UserView]:
+        return self._read("/v1/users", (), list[UserView])
 
     def _read(self, path: str, query: Query, expected: type[T], wait_s: float = 0.0) -> T:
         answer = self._ask(Request("GET", path, query, None, wait_s))

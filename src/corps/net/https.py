@@ -16,6 +16,7 @@ import msgspec
 
 from corps.clock import Clock
 from corps.errors import Denied, Invalid, ProtocolError, Unavailable
+from corps.model.access import HelloView
 from corps.model.identity import parse_uri
 from corps.model.token import Token, format_token
 from corps.net.address import format_address, parse_address
@@ -74,10 +75,6 @@ class TlsEndpoint:
         return sock
 
 
-class _Hello(msgspec.Struct, frozen=True):
-    authorities: str
-
-
 class _Stranger(msgspec.Struct, frozen=True):
     """The same address before anything is known of it."""
 
@@ -130,7 +127,7 @@ def meet(address: tuple[str, int], pin: str) -> str:
             answer = connection.exchange(request, Patience(0.0, Clock()))
             if answer.status != 200:
                 raise ProtocolError(f"HTTP {answer.status}")
-            hello = msgspec.json.decode(answer.body, type=_Hello)
+            hello = msgspec.json.decode(answer.body, type=HelloView)
             found = pinned(hello.authorities, pin)
         except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError) as error:
             raise ProtocolError(

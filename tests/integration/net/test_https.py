@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -24,18 +25,17 @@ from corps.clock import Clock
 from corps.config import Settings, config_dir
 from corps.errors import CorpsError, Denied, Invalid, ProtocolError, Unavailable
 from corps.model.command import Failure, Instances
-from corps.model.token import Token, TokenKind, base32, format_token, parse_token
+from corps.model.token import TokenKind, base32, parse_token
 from corps.net.bulk_client import BulkClient
 from corps.net.endpoint import TOKEN_VARIABLE, endpoint_of
 from corps.net.https import meet, parse_url
 from corps.trust.authority import Authority, key_pem
-from corps.trust.logins import Login, Logins
+from corps.trust.logins import Logins
 from corps.wire.bulk import Authorize
 from corps.wire.codec import BULK_PREFACE, encode_frame
 from tests.support.http import HELLO, Answer, TlsMaster, serving
+from tests.support.logins import SECRET, a_login, a_token, an_authority
 from tests.support.waiting import until
-
-SECRET = bytes(range(16))
 
 
 @pytest.fixture(autouse=True)
@@ -53,27 +53,6 @@ def authority(tmp_path: Path) -> Authority:
 def master(authority: Authority) -> Iterator[TlsMaster]:
     with serving(TlsMaster(authority)) as master:
         yield master
-
-
-def an_authority(directory: Path, now: float | None = None) -> Authority:
-    authority = Authority(directory, "c1", Clock()() if now is None else now)
-    authority.issue_master(["127.0.0.1"], Clock()() if now is None else now)
-    return authority
-
-
-def a_token(authority: Authority) -> str:
-    token = Token(kind=TokenKind.PERSON, id="abcdefgh", secret=SECRET, pin=authority.pin)
-    return format_token(token)
-
-
-def a_login(master: TlsMaster, authority: Authority) -> Login:
-    return Login(
-        server=master.url,
-        cluster="c1",
-        user="ann",
-        authorities=authority.bundle_pem.decode(),
-        token=a_token(authority),
-    )
 
 
 def _failure(client: Client) -> CorpsError:
@@ -260,9 +239,8 @@ def test_blobs_open_with_the_token(authority: Authority, master: TlsMaster) -> N
         thread = threading.Thread(target=serve)
         thread.start()
         login = a_login(master, authority)
-        Logins(config_dir()).save(
-            "prod", Login(**{**_fields(login), "server": f"https://127.0.0.1:{_port(listening)}"})
-        )
+        server = f"https://127.0.0.1:{_port(listening)}"
+        Logins(config_dir()).save("prod", msgspec.structs.replace(login, server=server))
         endpoint = endpoint_of(Settings(context="prod"))
         bulk = BulkClient(endpoint.connect_bulk, opening=endpoint.opening)
         with bulk, pytest.raises(Unavailable, match="closed by the peer"):
@@ -270,10 +248,6 @@ def test_blobs_open_with_the_token(authority: Authority, master: TlsMaster) -> N
         thread.join()
     assert heard == [wanted]
     assert master.names == ["bulk.corps"]
-
-
-def _fields(login: Login) -> dict[str, str]:
-    return {name: getattr(login, name) for name in login.__struct_fields__}
 
 
 def _port(listening: socket.socket) -> int:

@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+import msgspec
 
 from corps.cli import render
 from corps.cli.vocabulary import Vocabulary
 from corps.client import Client
 from corps.clock import Clock
-from corps.config import Settings, load_settings
+from corps.config import LOCAL, Settings, config_dir, load_settings
 from corps.errors import Failed, Invalid, Malformed, Unavailable
 from corps.net.endpoint import endpoint_of
 from corps.net.exchange import Endpoint
 from corps.trust.files import read_private
+from corps.trust.logins import Logins
 
 T = TypeVar("T")
 AWAY_MAX_S = 10.0
 AGAIN_S = 0.2
 TOKEN_MAX_BYTES = 1_000
+KEEP_UP_S = 3_600.0
 
 
 class Operator:
@@ -61,12 +64,23 @@ class Operator:
     def client(self) -> Client:
         if self._client is None:
             self._client = Client(self.endpoint)
+            self._keep_up(self._client)
         return self._client
 
     def forget(self) -> None:
         """Contexts have changed: look again at what is meant, within the shell too."""
         self.close()
         self._settings = self._endpoint = self._client = None
+
+    def _keep_up(self, client: Client) -> None:
+        """A login learns in time which CAs are trusted: one that comes, before one goes."""
+        name = self.settings.context
+        if name is None or name == LOCAL or self.settings.server or self.token is not None:
+            return
+        logins = Logins(config_dir())
+        if Clock()() - logins.saved_at(name) > KEEP_UP_S:
+            authorities = client.hello().authorities
+            logins.save(name, msgspec.structs.replace(logins.load(name), authorities=authorities))
 
     def interrupted(self) -> None:
         """Say what goes on although nobody waits for it any more."""

@@ -60,6 +60,10 @@ class Logins:
                 f"cannot read {path}: {_reason(error)}; log in again", field="context"
             ) from error
 
+    def saved_at(self, name: str) -> float:
+        """Unix seconds."""
+        return self._path(name).stat().st_mtime
+
     def save(self, name: str, login: Login) -> None:
         """Whole or not at all."""
         path = self._path(name)

@@ -219,6 +219,27 @@ def test_the_stronger_layer_says_which_master_is_meant(
     assert (status, err) == (4, "corps: no context 'tset'; did you mean 'test'?\n")
 
 
+def test_a_login_learns_which_ca_comes_next(
+    corps: Corps, tmp_path: Path, master: TlsMaster, authority: Authority
+) -> None:
+    """At most once an hour, from the master that it knows."""
+    logins = Logins(config_dir())
+    logins.save("prod", a_login(master, authority))
+    corps("context", "use", "prod")
+    both = authority.bundle_pem.decode() + an_authority(tmp_path / "next").bundle_pem.decode()
+    master.hello = {"cluster": "c1", "authorities": both}
+    master.answers += [Answer([]), Answer([]), Answer([])]
+    assert corps("workers", "-o", "json")[:2] == (0, "[]\n")
+    assert logins.load("prod").authorities == authority.bundle_pem.decode()
+    kept = config_dir() / "contexts" / "prod.json"
+    os.utime(kept, (0, 0))
+    for _ in range(2):
+        assert corps("workers", "-o", "json")[:2] == (0, "[]\n")
+        assert logins.load("prod").authorities == both
+    paths = [request.path for request in master.requests]
+    assert paths == ["/v1/workers", HELLO, "/v1/workers", "/v1/workers"]
+
+
 def test_an_unreadable_context_is_told_and_the_others_are_listed(
     corps: Corps, master: TlsMaster, authority: Authority
 ) -> None:

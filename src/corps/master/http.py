@@ -323,6 +323,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.hello,
     trust.whoami,
     trust.trust,
+    trust.authorities,
     trust.tokens,
     trust.users,
 ]

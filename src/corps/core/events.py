@@ -13,6 +13,7 @@ from corps.model.identity import Identity
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
 from corps.model.series import Measured
+from corps.model.trail import Deed
 from corps.wire.keeper import FromKeeper, ToKeeper
 from corps.wire.output import Note
 from corps.wire.worker import (
@@ -78,6 +79,12 @@ class Commanded(Event, frozen=True):
     source: str = ""
 
 
+class Witnessed(Event, frozen=True):
+    """Something for the audit trail that is no command: a denial, a failed join, a shutdown."""
+
+    deed: Deed
+
+
 class Enroll(Event, frozen=True):
     """Somebody proved to have the secret of `token`, and the certificate of `serial` is signed for
     its `key`: it is handed over if the answer, a Reply, is Ruled."""
@@ -108,7 +115,9 @@ class Rooted(Event, frozen=True):
     pins: tuple[str, ...]
 
 
-MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded | Enroll | Renew | Rooted
+MasterEvent: TypeAlias = (
+    Tick | Opened | Received | Closed | Commanded | Witnessed | Enroll | Renew | Rooted
+)
 
 
 class Save(Effect, frozen=True):

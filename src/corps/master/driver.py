@@ -31,6 +31,7 @@ from corps.core.events import (
     Save,
     Send,
     Tick,
+    Witnessed,
 )
 from corps.core.master import MasterCore
 from corps.core.records import Event
@@ -38,6 +39,7 @@ from corps.errors import Unavailable
 from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
+from corps.model.trail import Deed, TrailEntry, TrailPage
 from corps.store.records import RecordStore
 from corps.wire.probe import Probed
 from corps.wire.worker import (
@@ -144,6 +146,14 @@ class MasterDriver:
             if not waiters and self._waiters.get(event.id) is waiters:
                 del self._waiters[event.id]
 
+    def witness(self, deed: Deed) -> None:
+        """For the audit trail, of what is no command. Await `settled` before what it permits."""
+        self.feed(Witnessed(deed))
+
+    async def trail(self, after: int, limit: int) -> TrailPage:
+        """What is durable of the audit trail."""
+        return await self._loop.run_in_executor(self._writer, self._store.trail, after, limit)
+
     async def settled(self) -> None:
         """Returns when all that was decided so far is durable: then it may be shown."""
         if self._committing is not None:
@@ -226,7 +236,7 @@ class MasterDriver:
             self._settled = []
             await self._write(changes)
             self._perform(after)
-            if any(isinstance(change.record, Event) for change in changes):
+            if any(isinstance(change.record, Event | TrailEntry) for change in changes):
                 self._news.set()
                 self._news = asyncio.Event()
             for future in settled:

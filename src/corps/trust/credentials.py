@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from corps.errors import Unavailable
 from corps.model.identity import Identity
-from corps.trust.authority import check_private, key_pem, write_private
+from corps.trust.authority import key_pem
 from corps.trust.contexts import client_context, server_context
+from corps.trust.files import check_private, write_private
 from corps.trust.names import identity_of
 
 DIRECTORY = "trust"

@@ -342,6 +342,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.hello,
     trust.whoami,
     trust.trust,
+    trust.authorities,
     trust.tokens,
     trust.users,
     trail.trail,

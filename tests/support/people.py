@@ -97,6 +97,13 @@ class Person:
         is_json = answer.headers.get_content_type().endswith("json")
         return answer.status, json.loads(data) if is_json else data
 
+    def headers_of(self, method: str, path: str) -> http.client.HTTPMessage:
+        """Of an answer."""
+        self._connection.request(method, path, None, self._headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.headers
+
     def close(self) -> None:
         self._connection.close()
 

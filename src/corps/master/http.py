@@ -6,6 +6,8 @@ Errors are `Failure` in JSON with the status of their class; the OpenAPI documen
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from litestar.params import Parameter
 from corps.core.events import Commanded
 from corps.errors import ERRORS, CorpsError
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries, trust, upkeep
+from corps.master import copies, fitness, logs, queries, trail, trust, upkeep
 from corps.master.certificates import Certificates
 from corps.master.driver import MasterDriver
 from corps.master.people import People
@@ -38,6 +40,7 @@ from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.output_view import OutputView
+from corps.model.trail import Deed, Outcome
 from corps.model.view import (
     AppUsageView,
     AuditView,
@@ -56,6 +59,7 @@ from corps.wire.worker import ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
+SHUTDOWN_WAIT_S = 5.0
 
 _log = logging.getLogger("corps.master")
 Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
@@ -254,8 +258,23 @@ async def output(  # noqa: PLR0913, PLR0917 - one parameter for each of the quer
 
 
 @post("/v1/shutdown", status_code=200, summary="End workers, then this master")
-async def shutdown(state: State, data: ShutdownOrder) -> dict[str, str]:
-    _of(state).shut_down(data.workers)
+async def shutdown(
+    request: Request[Any, Any, Any], state: State, data: ShutdownOrder
+) -> dict[str, str]:
+    master = _of(state)
+    text = f"with the workers {' '.join(data.workers)}" if data.workers else "the master alone"
+    master.driver.witness(
+        Deed(
+            who=request.user.name,
+            source=request.user.source,
+            act="shutdown",
+            outcome=Outcome.ACCEPTED,
+            detail=text,
+        )
+    )
+    with contextlib.suppress(TimeoutError):  # a full disk must not keep anybody from ending it
+        await asyncio.wait_for(master.driver.settled(), SHUTDOWN_WAIT_S)
+    master.shut_down(data.workers)
     return {}
 
 
@@ -325,6 +344,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.trust,
     trust.tokens,
     trust.users,
+    trail.trail,
 ]
 check_routes(HANDLERS)
 

@@ -79,6 +79,7 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     ("GET", "/v1/trust"): Permission.ADMIN,
     ("GET", "/v1/tokens"): Permission.ADMIN,
     ("GET", "/v1/users"): Permission.ADMIN,
+    ("GET", "/v1/audit/trail"): Permission.ADMIN,
     ("POST", "/v1/shutdown"): Permission.ADMIN,
 }
 COMMANDS: dict[type[AnyCommand], Permission] = {

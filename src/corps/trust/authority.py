@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +29,16 @@ from corps.errors import Denied, Invalid, Unavailable
 from corps.model.identity import master_uri, worker_uri
 from corps.model.name import WorkerName
 from corps.model.token import pin_of
+from corps.trust.files import check_private, write_private
+
+__all__ = [
+    "CSR_MAX_BYTES",
+    "WORKER_LIFE_S",
+    "Authority",
+    "check_private",
+    "key_pem",
+    "write_private",
+]
 
 CA_LIFE_S = 10 * 365 * 86_400.0
 MASTER_LIFE_S = 365 * 86_400.0
@@ -153,25 +162,6 @@ class Authority:
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """0600 from its first byte on, whole or not at all, also after a crash."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-
-
-def check_private(path: Path) -> None:
-    """Raise Denied for a key file that others can read."""
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise Denied(f"'{path}' can be read by others (mode {mode:04o}): chmod 600 it")
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import http.client
 import json
 import types
 import typing
@@ -233,17 +234,33 @@ def test_who_loses_a_right_while_they_send_a_command_has_lost_it(case: Case, los
     assert "evil" not in [user["name"] for user in _rows(case, "/v1/users")]
 
 
+def test_who_waits_for_news_without_a_token_gets_none(case: Case) -> None:
+    token = add_person(case.cluster, "ida", Role.ADMIN)
+    head = (
+        f"GET /v1/audit/trail?after=100000&wait_s=60 HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {format_token(token)}\r\n\r\n"
+    )
+    with case.remote.connect() as sock, case.remote.bearer(token) as ida:
+        sock.sendall(head.encode())
+        assert ida.ask("GET", "/v1/status")[0] == 200
+        rule(case.cluster, RevokeToken(id=token.id))  # which is news
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        assert answer.status == 401
+        assert b"entries" not in answer.read()
+
+
 def test_hello_has_the_ca_that_tokens_pin(case: Case) -> None:
     with case.remote.person() as person:
         status, hello = person.ask("GET", "/v1/hello")
         assert status == 200
         _, trust = person.ask("GET", "/v1/trust", None, case.headers["admin"])
-    (authority,) = x509.load_pem_x509_certificates(hello["authorities"].encode())
+    found = x509.load_pem_x509_certificates(hello["authorities"].encode())
+    pins = {pin_of(_key_der(one)): one for one in found}  # two after a rotation
     with case.remote.connect() as sock:
         der = sock.getpeercert(binary_form=True)
     assert der is not None
-    x509.load_der_x509_certificate(der).verify_directly_issued_by(authority)
-    assert trust["pin"] == pin_of(_key_der(authority))
+    x509.load_der_x509_certificate(der).verify_directly_issued_by(pins[trust["pin"]])
     assert trust["cluster"] == hello["cluster"]
     assert trust["workers_at"] == case.cluster.address
     assert trust["api_at"] == f"127.0.0.1:{case.remote.address[1]}"

@@ -11,7 +11,7 @@ from corps.model.artifact import Transfer
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.identity import Identity
 from corps.model.instance import Evidence, Launchable
-from corps.model.name import AttemptKey, CommandId, Digest
+from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
 from corps.model.series import Measured
 from corps.model.trail import Deed
 from corps.wire.keeper import FromKeeper, ToKeeper
@@ -85,7 +85,30 @@ class Witnessed(Event, frozen=True):
     deed: Deed
 
 
-MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded | Witnessed
+class Enroll(Event, frozen=True):
+    """Somebody proved to have the secret of `token`, and the certificate of `serial` is signed for
+    its `key`: it is handed over if the answer, a Reply, is Ruled."""
+
+    id: CommandId
+    token: str
+    worker: WorkerName
+    key: str
+    serial: str
+    expires_at: float
+    address: str
+
+
+class Renew(Event, frozen=True):
+    """A worker wants a new certificate by its present one, `identity`; else as Enroll."""
+
+    id: CommandId
+    identity: Identity
+    serial: str
+    expires_at: float
+    address: str
+
+
+MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded | Witnessed | Enroll | Renew
 
 
 class Save(Effect, frozen=True):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple, assert_never
 
-from corps.core import accept, believe, candidates
+from corps.core import accept, believe, candidates, enroll
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
     Commanded,
+    Enroll,
     MasterEffect,
     MasterEvent,
     Opened,
     Received,
+    Renew,
     Tick,
     Witnessed,
 )
@@ -119,6 +121,8 @@ class MasterCore:
                 self._orders.receive(event)
             case Witnessed():
                 self._ledger.witness(event.deed)
+            case Enroll() | Renew():
+                enroll.receive(self._ledger, event)
             case Opened():
                 self._roster.opened(event.session, event.address)
             case Closed():

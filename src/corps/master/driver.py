@@ -23,8 +23,10 @@ from corps.core.events import (
     Close,
     Commanded,
     Drop,
+    Enroll,
     MasterEffect,
     MasterEvent,
+    Renew,
     Reply,
     Save,
     Send,
@@ -122,7 +124,7 @@ class MasterDriver:
             else:
                 self._perform(self._swap_after())
 
-    async def submit(self, event: Commanded, wait_s: float) -> AnyResult:
+    async def submit(self, event: Commanded | Enroll | Renew, wait_s: float) -> AnyResult:
         """The command's result, or Accepted when it is not done within `wait_s`.
 
         Raise Unavailable when the store has taken nothing for STALLED_S: nothing was accepted.

@@ -163,7 +163,7 @@ class SqliteStore:
     ) -> Record:
         try:
             return decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"{self._path}: record {key!r} of {table} cannot be read ({error}); "
                 "nothing was changed: restore the file from a copy"

@@ -15,13 +15,14 @@ from corps.errors import Conflict, CorpsError, Denied
 from corps.model.command import Failure, Ruled
 from corps.model.name import WorkerName, check_name
 from corps.model.selector import ALL
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.model.trust import JoinToken, Member
 
 MEMBERS_MAX = 20_000
 
 
 def receive(ledger: Ledger, event: Enroll | Renew) -> None:
-    """Answered by Ruled, or by a Failure that says why not."""
+    """Answered by Ruled, or by a Failure that says why not; the audit trail has both."""
     try:
         match event:
             case Enroll():
@@ -31,10 +32,27 @@ def receive(ledger: Ledger, event: Enroll | Renew) -> None:
             case _:
                 assert_never(event)
     except CorpsError as error:
+        ledger.witness(_deed(event, Outcome.DENIED, error.message))
         ledger.reply(event.id, "", Failure(code=error.code, message=error.message))
         return
     ledger.save(member)
+    done = _deed(event, Outcome.DONE, f"certificate {member.serial}")
+    ledger.witness(done, is_free=isinstance(event, Renew))  # nothing limits how often it renews
     ledger.reply(event.id, "", Ruled(subject=member.worker))
+
+
+def _deed(event: Enroll | Renew, outcome: Outcome, detail: str) -> Deed:
+    match event:
+        case Enroll():
+            who, act, worker = f"token {event.token}", "join", event.worker
+        case Renew():
+            worker = event.identity.worker or NOBODY
+            who, act = worker, "renew"
+        case _:
+            assert_never(event)
+    return Deed(
+        who=who, act=act, outcome=outcome, source=event.address, subject=worker, detail=detail
+    )
 
 
 def _enroll(ledger: Ledger, event: Enroll) -> Member:

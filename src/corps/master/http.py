@@ -24,7 +24,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import Parameter
 
 from corps.core.events import Commanded
-from corps.errors import ERRORS, CorpsError
+from corps.errors import ERRORS, CorpsError, Denied
 from corps.master import audit as auditing
 from corps.master import copies, fitness, logs, queries, trail, trust, upkeep
 from corps.master.certificates import Certificates
@@ -282,7 +282,18 @@ def _failure(status: int, failure: Failure) -> Response[Failure]:
     return Response(failure, status_code=status, media_type=MediaType.JSON)
 
 
-def _on_corps_error(_: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+def _on_corps_error(request: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+    if isinstance(error, Denied) and request.user is not None:
+        _of(request.app.state).driver.witness(
+            Deed(
+                who=request.user.name,
+                act="request",
+                outcome=Outcome.DENIED,
+                source=request.user.source,
+                subject=f"{request.method} {request.url.path}",
+                detail=error.message,
+            )
+        )
     failure = Failure(code=error.code, message=error.message, details=error.details)
     return _failure(error.http_status, failure)
 

@@ -26,6 +26,7 @@ from corps.master.driver import MasterDriver
 from corps.model.command import Failure, Ruled
 from corps.model.identity import Identity
 from corps.model.name import check_name
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.trust.names import identity_of, key_of
 from corps.wire import join as wire
 from corps.wire.codec import HEADER, decode_payload, encode_frame, frame_length
@@ -113,6 +114,7 @@ class Joins:
             token = self._driver.core.cluster.roll.join_tokens[asked.token]
             worker = check_name("worker", asked.worker or token.worker or asked.host)
         except CorpsError as error:
+            self._witness(f"token {asked.token}", "join", address, error.message)
             return await self._refuse(source, address, error.message)
         try:
             issued = self._certificates.authority.issue_worker(
@@ -120,6 +122,7 @@ class Joins:
             )
         except Denied as error:
             _log.warning("%s: refused to join: %s", address, error.message)
+            self._witness(f"token {token.id}", "join", address, error.message)
             return wire.Refused(code=error.code, message=f"{error.message} (E_CSR)")
         event = Enroll(
             id=secrets.token_hex(16),
@@ -151,6 +154,7 @@ class Joins:
                 raise Denied("a request for another key than that of the certificate (E_CSR)")
         except Denied as error:
             _log.warning("%s: no new certificate: %s", address, error.message)
+            self._witness(NOBODY, "renew", address, error.message)
             return wire.Refused(code=error.code, message=error.message)
         event = Renew(
             id=secrets.token_hex(16),
@@ -182,6 +186,12 @@ class Joins:
             raise Denied(f"no token {asked.token[:80]!r}")
         if not is_proven or len(asked.nonce) != wire.NONCE_BYTES:
             raise Denied(f"a wrong secret for token {asked.token}")
+
+    def _witness(self, who: str, act: str, address: str, why: str) -> None:
+        """What the core does not hear of."""
+        self._driver.witness(
+            Deed(who=who, act=act, outcome=Outcome.DENIED, source=address, detail=why)
+        )
 
     async def _decide(self, event: Enroll | Renew) -> wire.Refused | None:
         """None: it is durable."""

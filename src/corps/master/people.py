@@ -51,12 +51,12 @@ class People:
         is_theirs = is_secret(shown.secret, _NOBODY if token is None else token.secret_hash)
         if token is None or not is_theirs:
             raise Unauthenticated(
-                "this token opens nothing here: it is another cluster's, or was revoked; "
+                f"token {shown.id} opens nothing here: it is another cluster's, or was revoked; "
                 "ask for a new one"
             )
         if self._driver.clock() > token.expires_at:
             raise Unauthenticated(
-                f"this token expired at {rfc3339(token.expires_at)}: ask for a new one"
+                f"token {token.id} expired at {rfc3339(token.expires_at)}: ask for a new one"
             )
         user = roll.users[token.user]
         return Caller(name=user.name, role=user.role, source=source, token=token.id)
@@ -69,7 +69,9 @@ class People:
         roll = self._driver.core.cluster.roll
         token = roll.user_tokens.get(caller.token)
         if token is None or self._driver.clock() > token.expires_at:
-            raise Unauthenticated("this token was revoked or has expired: ask for a new one")
+            raise Unauthenticated(
+                f"token {caller.token} was revoked or has expired: ask for a new one"
+            )
         return Caller(
             name=caller.name,
             role=roll.users[token.user].role,

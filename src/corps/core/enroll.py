@@ -23,7 +23,7 @@ MEMBERS_MAX = 20_000
 
 
 def receive(ledger: Ledger, event: Enroll | Renew) -> None:
-    """Answered by Ruled, or by a Failure that says why not."""
+    """Answered by Ruled, or by a Failure that says why not; the audit trail has both."""
     try:
         match event:
             case Enroll():
@@ -37,7 +37,8 @@ def receive(ledger: Ledger, event: Enroll | Renew) -> None:
         ledger.reply(event.id, "", Failure(code=error.code, message=error.message))
         return
     ledger.save(member)
-    ledger.audit(_deed(event, Outcome.DONE, f"certificate {event.serial}"))
+    done = _deed(event, Outcome.DONE, f"certificate {member.serial}")
+    ledger.witness(done, is_free=isinstance(event, Renew))  # nothing limits how often it renews
     ledger.reply(event.id, "", Ruled(subject=member.worker))
 
 

@@ -165,7 +165,7 @@ def test_who_knocks_without_end_fills_no_trail() -> None:
     effects = master.wait(WINDOW_S + 1)
     (entry,) = trail(effects)
     assert entry.deed.source == "10.0.0.7"
-    assert entry.deed.detail.startswith(f"{9 * OF_ONE_MAX} more denials and failures")
+    assert entry.deed.detail.startswith(f"{9 * OF_ONE_MAX} more denials")
     assert told(master.step(ev.Witnessed(DENIED))) == [("kill", "web.1", "denied")]
 
 

@@ -34,6 +34,7 @@ from corps.model.trust import (
     RevokeToken,
     RevokeWorker,
     Role,
+    RotateCa,
     SetUser,
 )
 from corps.wire import worker as wire
@@ -59,6 +60,7 @@ COMMANDS: list[AnyCommand] = [
     CreateUserToken(id=ID, user="ann", secret_hash=SECRET),
     RevokeToken(id=ID),
     RevokeWorker(worker="w1"),
+    RotateCa(),
     SetUser(name="ann", role=Role.ADMIN),
     RemoveUser(name="ann"),
 ]

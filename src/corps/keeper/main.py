@@ -202,7 +202,7 @@ class Keeper:
         shape = SHAPES.get(str(message.get("type"))) if type(message) is dict else None
         if shape is None or any(type(message.get(name)) not in shape[name] for name in shape):
             raise ValueError("its type is unknown, or a field is missing or wrong")
-        return dict(message)
+        return dict.fromkeys(shape) | dict(message)
 
     def _request(self, message: Json) -> None:
         kind, living = message["type"], len(self._journal.living)

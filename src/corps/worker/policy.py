@@ -149,7 +149,7 @@ class PolicyFile:
             return msgspec.json.decode(self._memory.read_bytes(), type=dict[str, int])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Denied(self._unusable(f"cannot read '{self._memory}': {error}")) from error
 
     def _save_counters(self, counters: dict[str, int]) -> None:

@@ -46,7 +46,7 @@ SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
     "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note"), (str,))
     | {"argv": (list,), "env": (dict,), "rlimits": (dict,), "groups": (list,), "watched": (list,)}
     | dict.fromkeys(("uid", "gid", "nice", "umask", "memory_bytes", "pids"), (int, NONE))
-    | {"cpus": (float, NONE), "keeps_children": (bool,)},
+    | {"cpus": (float, NONE), "keeps_children": (bool,), "new_privileges": (bool,)},
     "signal": {"key": (str,), "signal": (int,), "note": (str,)},
     "forget": {"keys": (list,)},
     "list": {},

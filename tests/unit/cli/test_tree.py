@@ -74,7 +74,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(
             "a label is given twice",
         ),
         (["worker", "--master", "127.0.0.1:1", "--token", "t"], "no --token yet"),
-        (["--server", "https://m:1", "ps"], "only unix:// until there is TLS"),
+        (["--server", "https://me:word@m:1", "ps"], "bad server: spelled https://HOST:PORT"),
+        (["--server", "https://m:1/x", "ps"], "bad server: spelled https://HOST:PORT"),
         (["ps", "--server", "m:1"], "bad server 'm:1'"),
     ],
 )

@@ -21,7 +21,7 @@ from litestar.exceptions import ClientException, HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from corps.core.events import Commanded
 from corps.errors import ERRORS, CorpsError
@@ -62,8 +62,8 @@ WAIT_MAX_S = 60.0
 SHUTDOWN_WAIT_S = 5.0
 
 _log = logging.getLogger("corps.master")
-Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
-Versions = Annotated[list[str] | None, Parameter(query="version", required=False)]
+Targets = Annotated[list[str] | None, QueryParameter(name="target", required=False)]
+Versions = Annotated[list[str] | None, QueryParameter(name="version", required=False)]
 
 
 class Master(NamedTuple):

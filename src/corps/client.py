@@ -38,6 +38,7 @@ from corps.model.command import (
 )
 from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
+from corps.model.secret import SecretView
 from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
 
 ANSWER_S = 30.0  # a master whose disk stalls is worth waiting for
@@ -258,6 +259,10 @@ class Client:
         """The versions of an app, `NAME`, each against the one before; or `NAME@A` and `NAME@B`."""
         query = [("version", version) for version in versions]
         return self._read("/v1/compare", query, view.CompareView)
+
+    def secrets(self) -> list[SecretView]:
+        """Names and versions, never what is in them."""
+        return self._read("/v1/secrets", (), list[SecretView])
 
     def status(self) -> view.StatusView:
         return self._read("/v1/status", (), view.StatusView)

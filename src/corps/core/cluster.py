@@ -12,6 +12,7 @@ from corps.model.artifact import Artifact
 from corps.model.certificate import Certificate
 from corps.model.instance import Desired, Instance, InstanceState
 from corps.model.name import AttemptKey, CommandId, InstanceId, WorkerName
+from corps.model.secret import Secret
 from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
 
@@ -67,7 +68,7 @@ class Cluster:
                 self.apps[record.name] = record
             case Meta():
                 self.meta = record
-            case JoinToken() | Member() | User() | UserToken():
+            case JoinToken() | Member() | User() | UserToken() | Secret():
                 self.roll.put(record)
             case _:
                 assert_never(record)
@@ -90,7 +91,7 @@ class Cluster:
                 self.events.popleft()
             case Artifact():
                 del self.artifacts[artifact_key(record)]
-            case JoinToken() | Member() | User() | UserToken():
+            case JoinToken() | Member() | User() | UserToken() | Secret():
                 self.roll.drop(record)
             case Worker() | App() | Meta():
                 raise AssertionError(f"{type(record).__name__} records are never dropped")

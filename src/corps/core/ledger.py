@@ -7,12 +7,13 @@ step saves comes before all that it says, so that nothing is said before what it
 from __future__ import annotations
 
 from corps.core.cluster import Cluster
-from corps.core.events import Close, Drop, MasterEffect, Reply, Save, Send
+from corps.core.events import Close, Drop, MasterEffect, Reply, Reveal, Save, Send
 from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
 from corps.model.command import AnyResult
 from corps.model.instance import Instance
-from corps.model.name import CommandId, Digest, WorkerName
+from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
+from corps.model.secret import Secret
 from corps.wire.worker import ToWorker
 
 
@@ -58,6 +59,9 @@ class Ledger:
 
     def close(self, session: int, reason: str) -> None:
         self._words.append(Close(session, reason))
+
+    def reveal(self, session: int, key: AttemptKey, secrets: tuple[Secret, ...]) -> None:
+        self._words.append(Reveal(session, key, secrets))
 
     def reply(self, id: CommandId, body: str, result: AnyResult) -> None:
         self._words.append(Reply(id, result, body))

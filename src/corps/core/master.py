@@ -23,12 +23,14 @@ from corps.core.orders import Orders
 from corps.core.records import CommandRecord
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
+from corps.core.secrets import Desk
 from corps.model.command import Copy
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.view import CopyView
 from corps.wire.drift import Verified
 from corps.wire.probe import Probed
+from corps.wire.secret import WantSecrets
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -84,6 +86,7 @@ class MasterCore:
             heartbeat_s,
             accepts_rollback=accepts_rollback,
         )
+        self._desk = Desk(self._ledger)
         self._ledger.save(begun)
 
     def begin(self) -> list[MasterEffect]:
@@ -196,6 +199,8 @@ class MasterCore:
                 self._forget(worker, message)
             case SignalDone():
                 self._orders.signaled(worker, message)
+            case WantSecrets():
+                self._desk.wanted(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
             case Probed():

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-import blake3
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.datastructures import State
@@ -23,7 +22,7 @@ from litestar.params import Parameter
 from corps.core.events import Commanded
 from corps.errors import ERRORS, CorpsError
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries, upkeep
+from corps.master import copies, fitness, logs, queries, secrets, upkeep
 from corps.master.driver import MasterDriver
 from corps.master.shelf import Shelf, load_manifest
 from corps.master.stories import WHY_MAX, tell_why
@@ -87,12 +86,12 @@ async def commands(
 ) -> Response[AnyResult]:
     master = _of(state)
     check_command_id(data.id)
-    body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
     async with master.shelf.held(data.command) as facts:
         if isinstance(data.command, Copy | Launch):
             load = functools.partial(load_manifest, master.blobs)
             await fitness.ask_before(master.driver, data, load)
-        event = Commanded(data.id, body, data.command, master.who(request), facts)
+        command, body = secrets.sealed(master.driver, data.command)
+        event = Commanded(data.id, body, command, master.who(request), facts)
         result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
@@ -307,6 +306,7 @@ def make_app(master: Master) -> Litestar:
             copies.plan,
             copies.progress,
             copies.under_way,
+            secrets.secrets,
             log,
             output,
             shutdown,

@@ -19,6 +19,7 @@ from corps.wire.drift import Verified, Verify
 from corps.wire.message import Message
 from corps.wire.output import LogRead, Note, OutputRead, ReadLog, ReadOutput
 from corps.wire.probe import Probe, Probed
+from corps.wire.secret import Secrets, WantSecrets
 
 INVENTORY_BATCH = 500
 
@@ -211,6 +212,7 @@ FromWorker: TypeAlias = (
     | Noted
     | Probed
     | Verified
+    | WantSecrets
 )
 
 
@@ -340,5 +342,6 @@ ToWorker: TypeAlias = (
     | ReadOutput
     | Probe
     | Verify
+    | Secrets
     | Shutdown
 )

@@ -47,6 +47,7 @@ class LaunchOptions(TypedDict):
     pids: int | None
     watchdog: bool
     user: str | None
+    new_privileges: bool
     nice: int | None
     umask: str | None
     linger: str
@@ -83,6 +84,7 @@ class LaunchOptions(TypedDict):
 @click.option("--pids", type=int, metavar="N", help="Processes and threads of the instance.")
 @click.option("--watchdog", is_flag=True, help="Where no cgroup can be had, let the worker watch.")
 @click.option("--user", metavar="NAME[:GROUP]", help="Run as this user.")
+@click.option("--new-privileges", is_flag=True, help="Let setuid programs work, sudo for one.")
 @click.option("--nice", type=int, metavar="N", help="From -20 to 19.")
 @click.option("--umask", metavar="MODE", help="Octal: 027.")
 @click.option(
@@ -166,6 +168,7 @@ def _terms(options: LaunchOptions) -> Terms:
             watchdog=options["watchdog"],
         ),
         user=options["user"],
+        new_privileges=options["new_privileges"],
         nice=options["nice"],
         umask=None if options["umask"] is None else parse_umask(options["umask"]),
         linger=Linger(options["linger"]),

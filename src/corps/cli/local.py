@@ -260,6 +260,6 @@ def find_cluster(settings: Settings) -> Cluster:
     """The one that `corps up` started on this directory; without workers if it did not."""
     try:
         names = msgspec.json.decode((settings.state_dir / UP).read_bytes(), type=list[str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         names = []
     return Cluster(settings, names)

@@ -6,14 +6,20 @@ step saves comes before all that it says, so that nothing is said before what it
 
 from __future__ import annotations
 
+import msgspec
+
+from corps.core.chain import LEAF
 from corps.core.cluster import Cluster
 from corps.core.events import Close, Drop, MasterEffect, Reply, Reveal, Save, Send
 from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
+from corps.core.throttle import WINDOW_S, Throttle
 from corps.model.command import AnyResult
+from corps.model.identity import MASTER
 from corps.model.instance import Instance
 from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
 from corps.model.secret import Secret
+from corps.model.trail import DETAIL_MAX, Deed, Outcome, TrailMark, short
 from corps.wire.worker import ToWorker
 
 
@@ -27,6 +33,7 @@ class Ledger:
         self.taken: dict[str, int] = {}  # by app, the highest number that strangers have
         self.ahead_s: dict[WorkerName, float] = {}  # by how much the clocks of workers are ahead
         self.fitness = Fitness()
+        self._throttle = Throttle()
         self._changes: list[MasterEffect] = []
         self._words: list[MasterEffect] = []
 
@@ -87,6 +94,47 @@ class Ledger:
                 worker=worker,
             )
         )
+
+    def audit(self, deed: Deed, cut: TrailMark | None = None) -> None:
+        """One more entry of the trail, durable with what this step saves."""
+        deed = msgspec.structs.replace(
+            deed,
+            who=short(deed.who),
+            source=short(deed.source),
+            subject=short(deed.subject),
+            detail=short(deed.detail, DETAIL_MAX),
+        )
+        chain = self.cluster.chain
+        self.save(chain.next(self.now, deed, cut))
+        self._changes.append(Save(chain.head))
+        if chain.head.seq % LEAF == 0:
+            self.save(TrailMark(seq=chain.head.seq, hash=chain.head.hash))
+
+    def cut_trail(self, mark: TrailMark) -> None:
+        """The oldest entries go; a new one says so, with the hash that the rest begins from."""
+        deed = Deed(
+            who=MASTER,
+            act="cut",
+            outcome=Outcome.DONE,
+            subject=str(mark.seq),
+            detail="the oldest entries are dropped",
+        )
+        self.audit(deed, mark)
+        self.drop(mark)
+
+    def witness(self, deed: Deed) -> None:
+        """As `audit`, but no more than so many denials and failures from one source."""
+        self.tell_left_out()
+        is_free = deed.outcome in (Outcome.DENIED, Outcome.FAILED)
+        if not is_free or self._throttle.admits(deed.source or deed.who, self.now):
+            self.audit(deed)
+
+    def tell_left_out(self) -> None:
+        for source, count in self._throttle.left_out(self.now).items():
+            text = f"{count} more denials and failures within {WINDOW_S:g} s"
+            self.audit(
+                Deed(who="?", act="left-out", outcome=Outcome.DENIED, source=source, detail=text)
+            )
 
     def take(self) -> list[MasterEffect]:
         """The effects since the last take."""

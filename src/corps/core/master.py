@@ -5,16 +5,19 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple, assert_never
 
-from corps.core import accept, believe, candidates
+from corps.core import accept, believe, candidates, enroll
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
     Commanded,
+    Enroll,
     MasterEffect,
     MasterEvent,
     Opened,
     Received,
+    Renew,
     Tick,
+    Witnessed,
 )
 from corps.core.ledger import Ledger
 from corps.core.lineage import begin_life
@@ -25,8 +28,10 @@ from corps.core.restart import Restarts
 from corps.core.roster import Roster
 from corps.core.secrets import Desk
 from corps.model.command import Copy
+from corps.model.identity import MASTER
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
+from corps.model.trail import Deed, Outcome
 from corps.model.view import CopyView
 from corps.wire.drift import Verified
 from corps.wire.probe import Probed
@@ -88,6 +93,16 @@ class MasterCore:
         )
         self._desk = Desk(self._ledger)
         self._ledger.save(begun)
+        meta, how = cluster.meta, "; accepts rollback" if accepts_rollback else ""
+        self._ledger.audit(
+            Deed(
+                who=MASTER,
+                act="start",
+                outcome=Outcome.DONE,
+                subject=meta.cluster,
+                detail=f"epoch {meta.epoch}{how}",
+            )
+        )
 
     def begin(self) -> list[MasterEffect]:
         """The effects of having started: call once, before any step."""
@@ -102,10 +117,15 @@ class MasterCore:
             case Tick():
                 self._roster.judge()
                 self._restarts.tick()
+                self._ledger.tell_left_out()
             case Received():
                 self._receive(event)
             case Commanded():
                 self._orders.receive(event)
+            case Witnessed():
+                self._ledger.witness(event.deed)
+            case Enroll() | Renew():
+                enroll.receive(self._ledger, event)
             case Opened():
                 self._roster.opened(event.session, event.address)
             case Closed():
@@ -161,6 +181,8 @@ class MasterCore:
 
     def _trim(self) -> None:
         """History has a limit: the oldest goes."""
+        if (mark := self.cluster.chain.surplus()) is not None:
+            self._ledger.cut_trail(mark)
         while (surplus := self.cluster.surplus()) is not None:
             self._ledger.drop(surplus)
             if isinstance(surplus, Instance):

@@ -12,6 +12,7 @@ from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Instance
 from corps.model.name import CommandId, InstanceId, WorkerName
 from corps.model.secret import Secret
+from corps.model.trail import TrailEntry, TrailHead, TrailMark, TrailRecord
 from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
 
@@ -47,6 +48,7 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
     command: AnyCommand
     by: str
     at: float
+    source: str = ""
     targets: tuple[InstanceId | WorkerName, ...] = ()
     done_at: float | None = None
     result: AnyResult | None = None
@@ -63,9 +65,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerName | None = None
 
 
+TRAIL, TRAIL_HEAD, TRAIL_MARKS = "trail", "trail_head", "trail_marks"
 TrustRecord: TypeAlias = JoinToken | Member | User | UserToken | Secret
 Record: TypeAlias = (
-    Meta | Worker | Artifact | App | Instance | Certificate | CommandRecord | Event | TrustRecord
+    Meta
+    | Worker
+    | Artifact
+    | App
+    | Instance
+    | Certificate
+    | CommandRecord
+    | Event
+    | TrustRecord
+    | TrailRecord
 )
 
 
@@ -78,12 +90,8 @@ def record_key(record: Record) -> tuple[str, str]:
     match record:
         case Meta():
             return "meta", "cluster"
-        case Worker():
-            return "workers", record.name
-        case Artifact():
-            return "artifacts", artifact_key(record)
-        case App():
-            return "apps", record.name
+        case Worker() | Artifact() | App():
+            return _noun_key(record)
         case Instance():
             return "instances", record.id
         case Certificate():
@@ -94,6 +102,18 @@ def record_key(record: Record) -> tuple[str, str]:
             return "events", f"{record.seq:016d}"
         case JoinToken() | Member() | User() | UserToken() | Secret():
             return _trust_key(record)
+        case TrailEntry() | TrailHead() | TrailMark():
+            return _trail_key(record)
+
+
+def _noun_key(record: Worker | Artifact | App) -> tuple[str, str]:
+    match record:
+        case Worker():
+            return "workers", record.name
+        case Artifact():
+            return "artifacts", artifact_key(record)
+        case App():
+            return "apps", record.name
 
 
 def _trust_key(record: TrustRecord) -> tuple[str, str]:
@@ -110,10 +130,26 @@ def _trust_key(record: TrustRecord) -> tuple[str, str]:
             return "secrets", record.name
 
 
+def _trail_key(record: TrailRecord) -> tuple[str, str]:
+    match record:
+        case TrailEntry():
+            return TRAIL, trail_key(record.seq)
+        case TrailHead():
+            return TRAIL_HEAD, "head"
+        case TrailMark():
+            return TRAIL_MARKS, trail_key(record.seq)
+
+
+def trail_key(seq: int) -> str:
+    return f"{seq:016d}"
+
+
 def record_age(record: Record) -> tuple[float, int]:
     """Sorts the records of one table oldest first, in the order in which history is dropped."""
     match record:
         case Event():
+            return float(record.seq), 0
+        case TrailEntry() | TrailMark():
             return float(record.seq), 0
         case CommandRecord():
             return record.at, 0
@@ -127,7 +163,7 @@ def record_age(record: Record) -> tuple[float, int]:
             return record.joined_at, 0
         case JoinToken() | User() | UserToken() | Secret():
             return record.created_at, 0
-        case Meta() | App():
+        case Meta() | App() | TrailHead():
             return 0.0, 0
 
 
@@ -145,4 +181,7 @@ TABLES: dict[str, type[Record]] = {
     "users": User,
     "user_tokens": UserToken,
     "secrets": Secret,
+    TRAIL: TrailEntry,
+    TRAIL_HEAD: TrailHead,
+    TRAIL_MARKS: TrailMark,
 }

@@ -8,7 +8,7 @@ from corps.core.records import TrustRecord
 from corps.model.identity import Identity
 from corps.model.name import WorkerName
 from corps.model.secret import Secret
-from corps.model.trust import JoinToken, Member, User, UserToken
+from corps.model.trust import RENEW_GRACE_S, JoinToken, Member, User, UserToken
 
 
 class Roll:
@@ -65,3 +65,7 @@ class Roll:
         if now > max(identity.expires_at, member.expires_at):
             return f"the certificate of {member.worker} has expired"
         return None
+
+    def no_renewal(self, identity: Identity, cluster: str, now: float) -> str | None:
+        """Why the bearer gets no other certificate for this one, which may have expired."""
+        return self.refusal(identity, cluster, now - RENEW_GRACE_S)

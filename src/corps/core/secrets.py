@@ -24,6 +24,7 @@ from corps.model.secret import (
     variables_of,
 )
 from corps.model.spec import check_launch
+from corps.model.trail import Deed, Outcome
 from corps.wire.secret import Secrets, WantSecrets
 
 SHOWN_MAX = 5
@@ -93,7 +94,7 @@ class Desk:
         is_theirs = instance is not None and (instance.worker, instance.key) == (worker, key)
         if instance is None or not is_theirs or instance.is_over:
             text = f"attempt {key[:80]!r} is none that {worker} is to start: it got no secret"
-            self._tell("secrets-refused", worker, text, key)
+            self._tell(worker, key, Outcome.DENIED, text)
             ledger.send(session, Secrets(key=key, problem=text))
             return
         if instance.desired is not Desired.RUNNING:
@@ -107,15 +108,28 @@ class Desk:
             return
         secrets = tuple(kept[name] for name in names)
         told = ", ".join(f"{secret.name} (version {secret.sealed.version})" for secret in secrets)
-        self._tell("secrets", instance.id, f"handed to {worker}: {told}", key)
+        if key not in self._told:
+            ledger.happened("secrets", instance.id, f"handed to {worker}: {told}", worker)
+        self._tell(worker, key, Outcome.DONE, told)
         ledger.reveal(session, key, secrets)
 
-    def _tell(self, kind: str, subject: str, text: str, key: AttemptKey) -> None:
-        if key not in self._told:
-            if len(self._told) >= TOLD_MAX:
-                del self._told[next(iter(self._told))]
-            self._told[key] = None
-            self._ledger.happened(kind, subject, text)
+    def _tell(self, worker: WorkerName, key: AttemptKey, outcome: Outcome, text: str) -> None:
+        if key in self._told:
+            return
+        if len(self._told) >= TOLD_MAX:
+            del self._told[next(iter(self._told))]
+        self._told[key] = None
+        address = self._ledger.cluster.workers[worker].address
+        self._ledger.witness(
+            Deed(
+                who=worker,
+                act="secrets",
+                outcome=outcome,
+                source=address,
+                subject=key,
+                detail=text,
+            )
+        )
 
 
 def _set(ledger: Ledger, command: SetSecret, by: str) -> None:

@@ -29,6 +29,7 @@ from corps.model.trust import (
 
 TOKENS_MAX = 10_000
 USERS_MAX = 10_000
+EXPIRED_KEPT_S = 7 * 86_400.0  # so that an operator sees why a token is worth nothing
 
 
 def rule(ledger: Ledger, command: AnyTrust | AnySecret, by: str) -> tuple[str, ...]:
@@ -158,5 +159,9 @@ def _check_new(ledger: Ledger, id: str, secret_hash: str, ttl_s: float) -> None:
         raise Invalid(f"a token lives for more than 0 and at most {TTL_MAX_S:g} s", field="ttl")
     if id in roll.join_tokens or id in roll.user_tokens:
         raise Conflict(f"there is a token {id!r} already: make another one")
+    known: list[JoinToken | UserToken] = [*roll.join_tokens.values(), *roll.user_tokens.values()]
+    for token in known:
+        if token.expires_at < ledger.now - EXPIRED_KEPT_S:
+            ledger.drop(token)
     if len(roll.join_tokens) + len(roll.user_tokens) >= TOKENS_MAX:
         raise Conflict(f"there are {TOKENS_MAX} tokens: revoke one first")

@@ -167,8 +167,8 @@ class WorkerCore:
                 self._effect(Leave(None, "the master ended this worker"))
             case worker.Sample() | worker.ReadSeries() | worker.ReadLog() | worker.ReadOutput():
                 pass  # the driver answers questions
-            case Probe() | Verify():
-                pass  # questions as well
+            case Probe() | Verify() | worker.Expired():
+                pass  # the driver's as well
             case _:
                 assert_never(message)
 

@@ -47,7 +47,7 @@ SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
     | {"argv": (list,), "env": (dict,), "rlimits": (dict,), "groups": (list,), "watched": (list,)}
     | {"secrets": (list,)}
     | dict.fromkeys(("uid", "gid", "nice", "umask", "memory_bytes", "pids"), (int, NONE))
-    | {"cpus": (float, NONE), "keeps_children": (bool,)},
+    | {"cpus": (float, NONE), "keeps_children": (bool,), "new_privileges": (bool,)},
     "signal": {"key": (str,), "signal": (int,), "note": (str,)},
     "forget": {"keys": (list,)},
     "list": {},
@@ -204,7 +204,7 @@ class Keeper:
         shape = SHAPES.get(str(message.get("type"))) if type(message) is dict else None
         if shape is None or any(type(message.get(name)) not in shape[name] for name in shape):
             raise ValueError("its type is unknown, or a field is missing or wrong")
-        return dict(message)
+        return dict.fromkeys(shape) | dict(message)
 
     def _request(self, message: Json) -> None:
         kind, living = message["type"], len(self._journal.living)

@@ -18,8 +18,9 @@ import signal
 import stat
 import struct
 
-from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
+from corps.keeper.limits import NOFILE, TERMS, Json
 from corps.keeper.secrets import give, out_of_the_way
+from corps.keeper.users import LIBC
 
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import errno
 import fcntl
 import os
 
-from corps.keeper.limits import LIBC, Json
+from corps.keeper.limits import Json
+from corps.keeper.users import LIBC
 
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:

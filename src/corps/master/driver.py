@@ -23,13 +23,16 @@ from corps.core.events import (
     Close,
     Commanded,
     Drop,
+    Enroll,
     MasterEffect,
     MasterEvent,
+    Renew,
     Reply,
     Reveal,
     Save,
     Send,
     Tick,
+    Witnessed,
 )
 from corps.core.master import MasterCore
 from corps.core.records import Event
@@ -37,6 +40,7 @@ from corps.errors import Unavailable
 from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
+from corps.model.trail import Deed, TrailEntry, TrailPage
 from corps.store.records import RecordStore
 from corps.trust.vault import Vault
 from corps.wire.probe import Probed
@@ -125,7 +129,7 @@ class MasterDriver:
             else:
                 self._perform(self._swap_after())
 
-    async def submit(self, event: Commanded, wait_s: float) -> AnyResult:
+    async def submit(self, event: Commanded | Enroll | Renew, wait_s: float) -> AnyResult:
         """The command's result, or Accepted when it is not done within `wait_s`.
 
         Raise Unavailable when the store has taken nothing for STALLED_S: nothing was accepted.
@@ -146,6 +150,14 @@ class MasterDriver:
                 waiters.remove(future)
             if not waiters and self._waiters.get(event.id) is waiters:
                 del self._waiters[event.id]
+
+    def witness(self, deed: Deed) -> None:
+        """For the audit trail, of what is no command. Await `settled` before what it permits."""
+        self.feed(Witnessed(deed))
+
+    async def trail(self, after: int, limit: int) -> TrailPage:
+        """What is durable of the audit trail."""
+        return await self._loop.run_in_executor(self._writer, self._store.trail, after, limit)
 
     async def settled(self) -> None:
         """Returns when all that was decided so far is durable: then it may be shown."""
@@ -229,7 +241,7 @@ class MasterDriver:
             self._settled = []
             await self._write(changes)
             self._perform(after)
-            if any(isinstance(change.record, Event) for change in changes):
+            if any(isinstance(change.record, Event | TrailEntry) for change in changes):
                 self._news.set()
                 self._news = asyncio.Event()
             for future in settled:

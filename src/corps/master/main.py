@@ -8,19 +8,15 @@ import functools
 import importlib.metadata
 import logging
 import os
-import pwd
 import random
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
-from litestar import Request
 
 from corps.clock import Clock
 from corps.config import Settings
@@ -39,10 +35,11 @@ from corps.daemon import (
     unix_listener,
     write_atomically,
 )
-from corps.errors import Denied
+from corps.errors import Denied, Invalid
+from corps.master.api import Api
+from corps.master.certificates import Certificates, hosts_of
 from corps.master.driver import MasterDriver
-from corps.master.http import Master, make_app
-from corps.master.peer import PeerProtocol
+from corps.master.http import Master
 from corps.master.sessions import Sessions, listen
 from corps.master.shelf import Shelf
 from corps.master.swarm import swarm_server
@@ -102,38 +99,32 @@ async def _run(
     bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
     driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
-    server = _server(
-        directory,
-        Master(
-            driver,
-            blobs,
-            importlib.metadata.version("corps"),
-            address,
-            _who,
-            functools.partial(_shut_down, driver, stop),
-            shelf,
-        ),
-    )
+    hosts = _hosts(settings)
+    certificates = Certificates(directory / "trust", core.cluster.meta.cluster, clock, hosts)
+    version = importlib.metadata.version("corps")
+    shut_down = functools.partial(_shut_down, driver, stop)
+    https = None if settings.api is None else listen(*parse_address(settings.api))
+    api_address = None if https is None else format_address(https.getsockname()[:2])
+    master = Master(driver, blobs, version, address, shut_down, shelf, certificates)
+    api = Api(master._replace(api_address=api_address, host=settings.host), https, hosts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    api = unix_listener(settings.api_socket)
-    tasks = [
-        loop.create_task(work)
-        for work in (
-            sessions.accept(listener),
-            sessions.sweep(),
-            server.serve([api]),
-        )
+    work = [
+        sessions.accept(listener),
+        sessions.sweep(),
+        *api.work(unix_listener(settings.api_socket)),
     ]
+    tasks = [loop.create_task(one) for one in work]
+    write_atomically(directory / "api-address", f"{api_address or ''}\n")
     write_atomically(directory / "address", f"{address}\n")
-    _announce(settings, address)
+    _announce(settings, address, api_address)
     settle_memory()
     driver.tick()
     try:
         await _until_over(driver, stop, tasks)
     finally:
-        await _end(driver, server, sessions, tasks)
+        await _end(driver, api, sessions, tasks)
         listener.close()
         await asyncio.to_thread(bulk.close)
 
@@ -154,11 +145,11 @@ async def _until_over(
 
 async def _end(
     driver: MasterDriver,
-    server: _Server,
+    api: Api,
     sessions: Sessions,
     tasks: list[asyncio.Task[None]],
 ) -> None:
-    server.over.set()
+    api.end()
     sessions.close()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(tasks[-1]), 2.0)
@@ -232,54 +223,18 @@ def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerNa
     asyncio.get_running_loop().call_later(SHUTDOWN_LINGER_S, stop.set)
 
 
-@functools.cache
-def _user_name(uid: str) -> str:
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except KeyError:
-        return f"uid {uid}"
+def _hosts(settings: Settings) -> list[str]:
+    """What others may call this master, the best name first."""
+    listens = [settings.listen, *([] if settings.api is None else [settings.api])]
+    named = [] if settings.host is None else [settings.host]
+    if hosts_of(named) != named:
+        raise Invalid(f"bad host name {settings.host!r}: a name or an address", field="host")
+    return hosts_of([*named, *(parse_address(one)[0] for one in listens)])
 
 
-def _who(request: Request[Any, Any, Any]) -> str:
-    """The operator, as the kernel knows the other end of the socket."""
-    assert request.client is not None
-    return _user_name(request.client.host)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers and its ten wake-ups a second: the daemon has its own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.over = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self.over.wait()
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(directory: Path, master: Master) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            make_app(master),
-            http=PeerProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=3600,
-        )
-    )
-
-
-def _announce(settings: Settings, address: str) -> None:
+def _announce(settings: Settings, address: str, api_address: str | None) -> None:
     _log.info("master of %s, pid %d", settings.state_dir, os.getpid())
     _log.info("operators: unix://%s", settings.api_socket)
+    if api_address is not None:
+        _log.info("operators elsewhere: https://%s, with a token ('corps user')", api_address)
     _log.info("workers join with: corps worker --master %s", address)

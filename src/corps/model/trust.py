@@ -14,6 +14,7 @@ from corps.model.name import WorkerName
 
 USES_MAX = 10_000
 TTL_MAX_S = 366 * 86_400.0
+RENEW_GRACE_S = 30 * 86_400.0  # how long after its end a certificate may still be renewed
 
 
 class Permission(StrEnum):

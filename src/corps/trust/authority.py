@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +29,16 @@ from corps.errors import Denied, Invalid, Unavailable
 from corps.model.identity import master_uri, worker_uri
 from corps.model.name import WorkerName
 from corps.model.token import pin_of
+from corps.trust.files import check_private, write_private
+
+__all__ = [
+    "CSR_MAX_BYTES",
+    "WORKER_LIFE_S",
+    "Authority",
+    "check_private",
+    "key_pem",
+    "write_private",
+]
 
 CA_LIFE_S = 10 * 365 * 86_400.0
 MASTER_LIFE_S = 365 * 86_400.0
@@ -88,13 +97,34 @@ class Authority:
     def issue_master(self, hosts: Sequence[str], now: float) -> None:
         """Write `master.key` and `master.pem`, good for these host names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(master_uri(self.cluster)),
-            *map(_general_name, hosts),
-        ]
+        names = self._master_names(hosts)
         certificate = self._sign(key.public_key(), "master", names, now, MASTER_LIFE_S)
         write_private(self.directory / "master.key", key_pem(key))
         write_private(self.directory / "master.pem", certificate.public_bytes(Encoding.PEM))
+
+    def master_renew_at(self, hosts: Sequence[str]) -> float:
+        """When half the life of the master's certificate is over; 0.0 when there is none of this
+        CA, for these hosts and with its key."""
+        try:
+            certificate = x509.load_pem_x509_certificate(
+                (self.directory / "master.pem").read_bytes()
+            )
+            key = _load_key(self.directory / "master.key")
+            certificate.verify_directly_issued_by(self.certificate)
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return 0.0
+        if (
+            list(names.value) != self._master_names(hosts)
+            or key.public_key() != certificate.public_key()
+        ):
+            return 0.0  # another host, or the machine stopped between the two files
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return (begin.timestamp() + end.timestamp()) / 2
+
+    def _master_names(self, hosts: Sequence[str]) -> list[x509.GeneralName]:
+        uri = x509.UniformResourceIdentifier(master_uri(self.cluster))
+        return [uri, *map(_general_name, hosts)]
 
     def _make(self, now: float) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -132,25 +162,6 @@ class Authority:
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """0600 from its first byte on, whole or not at all, also after a crash."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-
-
-def check_private(path: Path) -> None:
-    """Raise Denied for a key file that others can read."""
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise Denied(f"'{path}' can be read by others (mode {mode:04o}): chmod 600 it")
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -9,12 +9,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from corps.errors import Denied
 from corps.model.identity import Identity, parse_uri
+from corps.model.token import pin_of
 
 
 def key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """SHA-256 of its public key, in hex."""
-    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return hashlib.sha256(_public_key(certificate)).hexdigest()
+
+
+def pin_of_ca(certificate: x509.Certificate) -> str:
+    """As tokens have it."""
+    return pin_of(_public_key(certificate))
 
 
 def identity_of(der: bytes | None) -> Identity:
@@ -37,3 +42,7 @@ def identity_of(der: bytes | None) -> Identity:
         serial=f"{certificate.serial_number:x}",
         expires_at=certificate.not_valid_after_utc.timestamp(),
     )
+
+
+def _public_key(certificate: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -42,7 +42,8 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     `rlimits` are soft and hard limits by name of setrlimit(2) in lower case, -1 for none; a `uid`
     comes with its `gid` and `groups`. `memory_bytes`, `cpus` and `pids` hold for the whole tree:
     what no cgroup can hold is refused, unless it is in `watched`, when the worker itself sees to
-    it. `keeps_children`: descendants that outlive the leader are left alone.
+    it. `keeps_children`: descendants that outlive the leader are left alone. `new_privileges`:
+    setuid programs give it their rights, as no_new_privs would forbid, prctl(2).
     """
 
     key: AttemptKey
@@ -65,6 +66,7 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     watched: tuple[str, ...] = ()
     keeps_children: bool = False
     secrets: tuple[GivenSecret, ...] = ()
+    new_privileges: bool = False
 
 
 class SendSignal(KeeperMessage, frozen=True, kw_only=True, tag="signal"):

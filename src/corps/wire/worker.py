@@ -243,6 +243,12 @@ class Refused(Message, frozen=True, kw_only=True):
     message: str
 
 
+class Expired(Message, frozen=True, kw_only=True):
+    """Your certificate has expired: get another one, then come again. The connection ends."""
+
+    message: str
+
+
 class Rejoin(Message, frozen=True, kw_only=True):
     """You were lost: say hello again, with all you have."""
 
@@ -327,6 +333,7 @@ class Shutdown(Message, frozen=True, kw_only=True):
 ToWorker: TypeAlias = (
     Welcome
     | Refused
+    | Expired
     | Rejoin
     | Told
     | Start

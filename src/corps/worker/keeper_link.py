@@ -173,7 +173,7 @@ class KeeperLink:
         self._incoming += data
         try:
             messages = self._decode()
-        except (msgspec.DecodeError, ProtocolError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError) as error:
             self._drop(f"it broke the contract: {error}")
             return False
         if messages:

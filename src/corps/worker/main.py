@@ -35,7 +35,7 @@ from corps.store.trees import Trees
 from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
 from corps.worker.driver import WorkerDriver
-from corps.worker.facts import default_name, make_hello
+from corps.worker.facts import make_hello, own_name
 from corps.worker.home import Home
 from corps.worker.peers import Peers
 from corps.worker.policy import policy_file
@@ -67,7 +67,7 @@ def run(
             f"{master} is on another machine and there is no TLS yet: say --insecure-network "
             "on a network where you trust everyone"
         )
-    name = check_name("worker", name) if name else default_name()
+    name = check_name("worker", name) if name else own_name(settings.worker_dir(""))
     directory = settings.worker_dir(name)
     with hold_lock(directory, "worker"):
         start_log()

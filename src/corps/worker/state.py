@@ -51,7 +51,7 @@ def begin(directory: Path) -> WorkerFile:
             file = msgspec.structs.replace(file, is_copy=True)
         begun = msgspec.structs.replace(file, incarnation=file.incarnation + 1, boot_id=boot_id)
         return save(directory, begun)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unavailable(
             f"cannot use {path}: {error}; nothing was changed and nothing ended: mend it, or put "
             "the newest copy of the directory back"

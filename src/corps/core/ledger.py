@@ -10,7 +10,7 @@ import msgspec
 
 from corps.core.chain import LEAF
 from corps.core.cluster import Cluster
-from corps.core.events import Close, Drop, MasterEffect, Reply, Save, Send
+from corps.core.events import Close, Drop, MasterEffect, Reply, Rooted, Save, Send
 from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
 from corps.core.throttle import WINDOW_S, Throttle
@@ -32,6 +32,7 @@ class Ledger:
         self.taken: dict[str, int] = {}  # by app, the highest number that strangers have
         self.ahead_s: dict[WorkerName, float] = {}  # by how much the clocks of workers are ahead
         self.fitness = Fitness()
+        self.rooted: Rooted | None = None  # the CAs; None as long as there is none
         self._throttle = Throttle()
         self._changes: list[MasterEffect] = []
         self._words: list[MasterEffect] = []

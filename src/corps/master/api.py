@@ -12,14 +12,13 @@ from litestar.types import ASGIApp, HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from corps.master.certificates import ALWAYS
-from corps.master.gate import Gate
+from corps.master.gate import Gate, Refused
 from corps.master.http import Master, make_app
 from corps.master.https import HttpsPort, HttpsProtocol
 from corps.master.peer import UID, PeerProtocol
 from corps.master.people import local_caller
 from corps.master.uploads import Uploads
 from corps.model.access import Caller
-from corps.model.trail import NOBODY, Deed, Outcome
 
 LOCAL_HOST = "localhost"  # what a client says on a unix socket
 
@@ -31,7 +30,7 @@ class Api:
     def __init__(
         self, master: Master, listener: socket.socket | None, hosts: Collection[str]
     ) -> None:
-        self._people, self._driver = master.people, master.driver
+        self._people = master.people
         app = make_app(master)
         gate = Gate(app, (LOCAL_HOST,), _local)
         self._server = _Server(_config(gate, PeerProtocol))
@@ -42,8 +41,7 @@ class Api:
             gate = Gate(app, {*ALWAYS, *hosts}, self._by_token, self._refused)
             config = _config(gate, HttpsProtocol)
             self._port = HttpsPort(listener, config, self._server.server_state, context)
-            refused = self._refused_upload
-            self._uploads = Uploads(self._people, master.shelf.intake, context, refused)
+            self._uploads = Uploads(self._people, master.shelf.intake, context, self._port.refused)
             self._port.serve_bulk(self._uploads)
 
     def work(self, listening: socket.socket) -> list[Coroutine[None, None, None]]:
@@ -65,26 +63,11 @@ class Api:
     def _by_token(self, scope: HTTPScope, authorization: str | None) -> Caller:
         return self._people.caller(authorization, _source(scope))
 
-    def _refused(self, scope: HTTPScope, why: str) -> None:
-        self._tell(_source(scope), "request", f"{scope['method']} {scope['path']}", why)
-
-    def _refused_upload(self, source: str, why: str) -> None:
-        self._tell(source, "upload", "", why)
-
-    def _tell(self, source: str, act: str, subject: str, why: str) -> None:
-        """In the log and in the audit trail: somebody was turned away."""
+    def _refused(self, scope: HTTPScope, refused: Refused) -> None:
         assert self._port is not None
-        self._port.refused(source, why)
-        self._driver.witness(
-            Deed(
-                who=NOBODY,
-                act=act,
-                outcome=Outcome.DENIED,
-                source=source,
-                subject=subject,
-                detail=why,
-            )
-        )
+        self._port.refused(_source(scope), refused.message)
+        what = f"{scope['method']} {scope['path']}"
+        self._people.denied(refused.who, _source(scope), what, refused.message)
 
 
 def _source(scope: HTTPScope) -> str:

@@ -36,6 +36,7 @@ from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
 from corps.master.usage import usage_by_app as by_app
 from corps.master.usage import usage_by_instance as by_instance
+from corps.model.access import Caller
 from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
@@ -283,17 +284,10 @@ def _failure(status: int, failure: Failure) -> Response[Failure]:
 
 
 def _on_corps_error(request: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
-    if isinstance(error, Denied) and request.user is not None:
-        _of(request.app.state).driver.witness(
-            Deed(
-                who=request.user.name,
-                act="request",
-                outcome=Outcome.DENIED,
-                source=request.user.source,
-                subject=f"{request.method} {request.url.path}",
-                detail=error.message,
-            )
-        )
+    caller = request.user
+    if isinstance(error, Denied) and isinstance(caller, Caller):
+        what = f"{request.method} {request.url.path}"
+        _of(request.app.state).people.denied(caller.name, caller.source, what, error.message)
     failure = Failure(code=error.code, message=error.message, details=error.details)
     return _failure(error.http_status, failure)
 
@@ -353,6 +347,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.hello,
     trust.whoami,
     trust.trust,
+    trust.authorities,
     trust.tokens,
     trust.users,
     trail.trail,

@@ -70,7 +70,11 @@ class Credentials:
         return self._read(self._authorities).decode("ascii")
 
     def save(
-        self, key: ec.EllipticCurvePrivateKey, certificate: bytes, authorities: bytes, token: str
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: bytes,
+        authorities: bytes,
+        token: str = "",
     ) -> None:
         """In PEM. The certificate last: with it they are there."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ from corps.model.command import (
 )
 from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
+from corps.model.secret import SecretView
 from corps.model.trail import TRAIL_PAGE_MAX, TrailPage
 from corps.model.trust import TokenView, UserView
 from corps.net.endpoint import Server, endpoint_of
@@ -265,6 +266,10 @@ class Client:
         """The versions of an app, `NAME`, each against the one before; or `NAME@A` and `NAME@B`."""
         query = [("version", version) for version in versions]
         return self._read("/v1/compare", query, view.CompareView)
+
+    def secrets(self) -> list[SecretView]:
+        """Names and versions, never what is in them."""
+        return self._read("/v1/secrets", (), list[SecretView])
 
     def trail(self, after: int = 0, limit: int = TRAIL_PAGE_MAX, wait_s: float = 0.0) -> TrailPage:
         """Entries of the audit trail after a number; of a negative one the last so many."""

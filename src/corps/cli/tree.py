@@ -32,6 +32,7 @@ MODULES = {
     "delete": "artifacts",
     "tag": "upkeep",
     "sign": "sign",
+    "secret": "secret",
     "launch": "launch",
     "ps": "apps",
     "stop": "apps",

@@ -37,7 +37,7 @@ def receive(ledger: Ledger, event: Enroll | Renew) -> None:
         ledger.reply(event.id, "", Failure(code=error.code, message=error.message))
         return
     ledger.save(member)
-    done = _deed(event, Outcome.DONE, f"certificate {event.serial}")
+    done = _deed(event, Outcome.DONE, f"certificate {member.serial}")
     ledger.witness(done, is_free=isinstance(event, Renew))  # nothing limits how often it renews
     ledger.reply(event.id, "", Ruled(subject=member.worker))
 

@@ -108,7 +108,7 @@ class People:
             name=caller.name,
             role=caller.role,
             permissions=MAY[caller.role],
-            source=caller.source,
+            source=caller.source.partition(", token")[0],
             token=caller.token,
             token_expires_at=None if token is None else rfc3339(token.expires_at),
         )

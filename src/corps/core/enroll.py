@@ -24,7 +24,7 @@ JOINED_KEPT = 100  # names in a token, the last ones
 
 
 def receive(ledger: Ledger, event: Enroll | Renew) -> None:
-    """Answered by Ruled, or by a Failure that says why not; the audit trail has both."""
+    """Answered by Ruled, or by a Failure that says why not."""
     try:
         match event:
             case Enroll():

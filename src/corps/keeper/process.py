@@ -1,8 +1,8 @@
 """Processes: a child from its fork to its program, and any process known by a pidfd.
 
-fork (into its group); gate (the attempt is in the journal now); log; nice, umask, limits, user;
-chdir; mark the right to exec as used; execve. What fails in the child is told as `stage errno` in
-a pipe that exec closes.
+fork (into its group); gate (the attempt is in the journal now); log; work; nice, umask, limits,
+user; chdir; mark the right to exec as used; execve. What fails in the child is told as `stage
+errno` in a pipe that exec closes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
     from corps.keeper.cgroup import Made
+    from corps.keeper.rules import Rules
 
 UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
@@ -68,6 +69,8 @@ class Child:
 
 class Launch:
     """What a child needs, as bytes."""
+
+    rules: Rules | None = None
 
     def __init__(self, message: Json) -> None:
         names = ("path", "cwd", "stdout", "stderr")
@@ -156,14 +159,11 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
             return  # the keeper died, or gave up
         (place,) = PLACE.unpack(right)
         stage = "log"
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, path in ((1, launch.stdout), (2, launch.stderr)):
-            fd = os.open(path, LOG_FLAGS, 0o640)
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise OSError(errno.ENXIO, "not a regular file with one name")
-            os.set_blocking(fd, True)
-            os.dup2(fd, number)
+        _open_logs(launch)
+        stage = "work"
+        if launch.rules and launch.message["work"]:
+            uid, gid = launch.message["uid"], launch.message["gid"]
+            launch.rules.give(launch.message["work"], uid, gid)
         for name, accept in TERMS:
             stage = name
             accept(launch.message)
@@ -184,6 +184,22 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
             os.pwrite(journal, bytes([FAILED]), place)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
         os.write(status, f"{stage} {number}".encode())
+
+
+def _open_logs(launch: Launch) -> None:
+    """In the child. Where the worker has less rights than we, with its rights."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if launch.rules:
+        launch.rules.enter()
+    for number, path in ((1, launch.stdout), (2, launch.stderr)):
+        fd = os.open(path, LOG_FLAGS, 0o640)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.ENXIO, "not a regular file with one name")
+        os.set_blocking(fd, True)
+        os.dup2(fd, number)
+    if launch.rules:
+        launch.rules.leave()
 
 
 def add(total: Json, usage: Json) -> None:

@@ -42,6 +42,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
     TrustCommand,
 )
@@ -145,7 +146,14 @@ def _trust(command: AnyTrust | AnySecret) -> str:
             return f"of {command.user}, ttl {command.ttl_s:g} s"
         case SetUser():
             return f"role {command.role.value}"
-        case RevokeToken() | RevokeWorker() | RemoveUser() | SetSecret() | DeleteSecret():
+        case (
+            RevokeToken()
+            | RevokeWorker()
+            | RemoveUser()
+            | RotateCa()
+            | SetSecret()
+            | DeleteSecret()
+        ):
             return ""
         case _:
             assert_never(command)

@@ -8,6 +8,7 @@ import msgspec
 
 from corps.core import secrets
 from corps.core.ledger import Ledger
+from corps.core.records import Rotation
 from corps.errors import Conflict, Invalid, NotFound
 from corps.model.name import check_name, did_you_mean
 from corps.model.secret import AnySecret, DeleteSecret, SetSecret
@@ -22,6 +23,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
     User,
     UserToken,
@@ -47,6 +49,8 @@ def rule(ledger: Ledger, command: AnyTrust | AnySecret, by: str) -> tuple[str, .
             _remove_user(ledger, command)
         case CreateUserToken():
             _create_user_token(ledger, command, by)
+        case RotateCa():
+            _rotate_ca(ledger, by)
         case SetSecret() | DeleteSecret():
             secrets.rule(ledger, command, by)
         case _:
@@ -63,6 +67,8 @@ def subject(command: AnyTrust | AnySecret) -> str:
             return command.worker
         case SetUser() | RemoveUser() | SetSecret() | DeleteSecret():
             return command.name
+        case RotateCa():
+            return "ca"
         case _:
             assert_never(command)
 
@@ -141,6 +147,18 @@ def _create_user_token(ledger: Ledger, command: CreateUserToken, by: str) -> Non
             created_by=by,
         )
     )
+
+
+def _rotate_ca(ledger: Ledger, by: str) -> None:
+    """The driver sees that it is wanted, and makes the next one."""
+    meta = ledger.cluster.meta
+    if meta.rotation is not None:
+        raise Conflict("the CA is being rotated already: see 'corps ca status'")
+    if ledger.rooted is None:
+        raise Conflict("there is no CA yet: it is made when somebody first connects by TLS")
+    begun = Rotation(pin=ledger.rooted.pins[0], began_at=ledger.now, by=by)
+    ledger.save(msgspec.structs.replace(meta, rotation=begun))
+    ledger.happened("ca-rotation", "ca", f"begun by {by}: the CA of pin {begun.pin} is to go")
 
 
 def _user(ledger: Ledger, name: str) -> User:

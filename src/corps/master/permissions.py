@@ -34,6 +34,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
 )
 
@@ -79,6 +80,7 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     ("POST", "/v1/artifacts/orphans"): Permission.DEPLOY,
     ("GET", "/v1/secrets"): Permission.SECRETS,
     ("GET", "/v1/trust"): Permission.ADMIN,
+    ("GET", "/v1/ca"): Permission.ADMIN,
     ("GET", "/v1/tokens"): Permission.ADMIN,
     ("GET", "/v1/users"): Permission.ADMIN,
     ("GET", "/v1/audit/trail"): Permission.ADMIN,
@@ -97,6 +99,7 @@ COMMANDS: dict[type[AnyCommand], Permission] = {
     CreateToken: Permission.ADMIN,
     RevokeToken: Permission.ADMIN,
     RevokeWorker: Permission.ADMIN,
+    RotateCa: Permission.ADMIN,
     SetUser: Permission.ADMIN,
     RemoveUser: Permission.ADMIN,
     CreateUserToken: Permission.ADMIN,

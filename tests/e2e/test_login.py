@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from corps.client import Client
 from corps.model.token import TokenKind, base32, parse_token
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster
 from tests.support.compiled import compile_c
 from tests.support.waiting import until
 
@@ -69,20 +70,29 @@ def api_of(made: Cluster) -> str:
     return (made.settings.master_dir / "api-address").read_text().strip()
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Cluster]:
-    """A master with an HTTPS port, and one worker."""
-    (tmp_path / "cluster").mkdir()
-    with cluster(tmp_path / "cluster") as made:
-        made.kill("master")
-        made.start_master("--api", ANY)
-        made.start_worker("w1")
-        made.wait_state(w1="ready")
+@contextmanager
+def serving(directory: Path, api: str = ANY, *workers: str) -> Iterator[Cluster]:
+    """A master with an HTTPS port, and its workers."""
+    directory.mkdir(exist_ok=True)
+    made = Cluster(directory)
+    try:
+        made.start_master("--api", api)
+        for name in workers:
+            made.start_worker(name)
+        made.wait_state(**dict.fromkeys(workers, "ready"))
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with serving(tmp_path_factory.mktemp("login"), ANY, "w1") as made:
         yield made
 
 
 @pytest.fixture
-def ann(tmp_path: Path, made: Cluster) -> Person:
+def ann(tmp_path: Path, made: Cluster) -> Iterator[Person]:
     """A deployer, logged in."""
     person = Person(tmp_path / "ann")
     person.home.mkdir()
@@ -92,20 +102,24 @@ def ann(tmp_path: Path, made: Cluster) -> Person:
         "login", f"https://{api_of(made)}", "--token-file", "-", "--context", "prod", pasted=token
     )
     assert "as ann, deployer" in done.stderr and "(context prod)" in done.stderr
-    return person
+    yield person
+    made.corps("user", "remove", "ann", check=False)
 
 
-def test_a_person_works_from_elsewhere(made: Cluster, ann: Person, tmp_path: Path) -> None:
+def launch(person: Person) -> str:
+    return person.corps("launch", "chatter", "-o", "name").stdout.strip()
+
+
+def test_a_person_works_from_elsewhere(ann: Person, tmp_path: Path) -> None:
     program = a_chatter(tmp_path)
     with program.open("ab") as file:
         file.write(os.urandom(LARGE_BYTES))  # so that it travels in many records of TLS
     assert "installed" in ann.corps("copy", str(program)).stdout
-    assert "running" in ann.corps("launch", "chatter").stdout
-    until(lambda: ann.corps("logs", "chatter.1").stdout)
-    assert "dead: killed by SIGKILL (kill by ann)" in ann.corps("kill", "chatter.1").stdout
-    assert "placed on w1 by ann" in ann.corps("why", "chatter.1").stdout
+    id = launch(ann)
+    until(lambda: ann.corps("logs", id).stdout)
+    assert "dead: killed by SIGKILL (kill by ann)" in ann.corps("kill", id).stdout
+    assert "placed on w1 by ann" in ann.corps("why", id).stdout
     assert "unchanged" in ann.corps("copy", str(program)).stdout
-    assert "1 of 1" not in ann.corps("copy", str(program)).stdout
 
 
 def test_a_role_holds_and_says_what_is_missing(made: Cluster, ann: Person, tmp_path: Path) -> None:
@@ -124,16 +138,15 @@ def test_a_login_outlives_its_master_and_a_follower_too(
     made: Cluster, ann: Person, tmp_path: Path
 ) -> None:
     ann.corps("copy", str(a_chatter(tmp_path)))
-    ann.corps("launch", "chatter")
-    at = api_of(made)
-    with ann.begin("logs", "-f", "chatter.1") as following:
+    id, at = launch(ann), api_of(made)
+    with ann.begin("logs", "-f", id) as following:
         assert following.stdout is not None
         assert following.stdout.readline()
         made.kill("master")
         made.start_master("--api", at)
         made.wait_state(w1="ready")
         assert "w1" in ann.corps("workers").stdout
-        ann.corps("kill", "chatter.1")
+        ann.corps("kill", id)
         rest, errors = following.communicate(timeout=60)
     assert (following.returncode, errors) == (0, "")
     assert rest
@@ -144,10 +157,7 @@ def test_another_master_at_that_address_hears_nothing(
 ) -> None:
     at = api_of(made)
     made.kill("master")
-    (tmp_path / "other").mkdir()
-    with cluster(tmp_path / "other") as other:
-        other.kill("master")
-        other.start_master("--api", at)
+    with serving(tmp_path / "other", at) as other:
         done = ann.corps("workers", status=6)
         assert f"https://{at} is not the master that was logged in to" in done.stderr
         kept = (ann.home / ".config" / "corps" / "contexts" / "prod.json").read_text()

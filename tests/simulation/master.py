@@ -16,7 +16,9 @@ import msgspec
 from corps.core import events as ev
 from corps.core.cluster import Cluster
 from corps.core.master import MasterCore
-from corps.core.records import TABLES, Meta, Record, record_key
+from corps.core.proof import Proof, Verdict
+from corps.core.records import TABLES, TRAIL, TRAIL_HEAD, Meta, Record, record_key
+from corps.model.trail import TrailHead
 from corps.wire.worker import FromWorker
 from tests.simulation.network import Line
 from tests.simulation.world import World
@@ -45,6 +47,13 @@ class Store:
                     self._tables[table][key] = self._encoder.encode(effect.record)
                 else:
                     self._tables[table].pop(key, None)
+
+    def prove(self) -> Verdict:
+        """The audit trail, as it is durable."""
+        proof = Proof()
+        for _, line in sorted(self._tables[TRAIL].items()):
+            proof.take(line.decode())
+        return proof.finish(msgspec.json.decode(self._tables[TRAIL_HEAD]["head"], type=TrailHead))
 
     def load(self) -> tuple[Meta, list[Record]]:
         """The cluster, and all records: tables in their order, oldest first."""

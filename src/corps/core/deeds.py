@@ -41,6 +41,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
     TrustCommand,
 )
@@ -142,7 +143,7 @@ def _trust(command: AnyTrust) -> str:
             return f"of {command.user}, ttl {command.ttl_s:g} s"
         case SetUser():
             return f"role {command.role.value}"
-        case RevokeToken() | RevokeWorker() | RemoveUser():
+        case RevokeToken() | RevokeWorker() | RemoveUser() | RotateCa():
             return ""
         case _:
             assert_never(command)

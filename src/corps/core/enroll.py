@@ -13,15 +13,17 @@ from corps.core.events import Enroll, Renew
 from corps.core.ledger import Ledger
 from corps.errors import Conflict, CorpsError, Denied
 from corps.model.command import Failure, Ruled
+from corps.model.identity import MASTER
 from corps.model.name import WorkerName, check_name
 from corps.model.selector import ALL
+from corps.model.trail import Deed, Outcome
 from corps.model.trust import JoinToken, Member
 
 MEMBERS_MAX = 20_000
 
 
 def receive(ledger: Ledger, event: Enroll | Renew) -> None:
-    """Answered by Ruled, or by a Failure that says why not."""
+    """Answered by Ruled, or by a Failure that says why not; the audit trail has both."""
     try:
         match event:
             case Enroll():
@@ -31,9 +33,12 @@ def receive(ledger: Ledger, event: Enroll | Renew) -> None:
             case _:
                 assert_never(event)
     except CorpsError as error:
+        ledger.witness(_deed(event, Outcome.DENIED, error.message))
         ledger.reply(event.id, "", Failure(code=error.code, message=error.message))
         return
     ledger.save(member)
+    done = _deed(event, Outcome.DONE, f"certificate {member.serial}")
+    ledger.witness(done, is_free=isinstance(event, Renew))  # nothing limits how often it renews
     ledger.reply(event.id, "", Ruled(subject=member.worker))
 
 
@@ -96,6 +101,18 @@ def _renew(ledger: Ledger, event: Renew) -> Member:
     assert identity.worker is not None
     member = roll.members[identity.worker]
     return msgspec.structs.replace(member, serial=event.serial, expires_at=event.expires_at)
+
+
+def _deed(event: Enroll | Renew, outcome: Outcome, detail: str) -> Deed:
+    source = event.address.rpartition(":")[0]
+    match event:
+        case Enroll():
+            who, act, subject = f"token {event.token}", "join", event.worker
+        case Renew():
+            who, act, subject = event.identity.worker or MASTER, "renew", ""
+        case _:
+            assert_never(event)
+    return Deed(who=who, act=act, outcome=outcome, source=source, subject=subject, detail=detail)
 
 
 def _check_not_revoked(member: Member) -> None:

@@ -108,7 +108,16 @@ class Renew(Event, frozen=True):
     address: str
 
 
-MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded | Witnessed | Enroll | Renew
+class Rooted(Event, frozen=True):
+    """The CAs that are trusted from now on: in PEM, and by their pins; the first signs."""
+
+    authorities: bytes
+    pins: tuple[str, ...]
+
+
+MasterEvent: TypeAlias = (
+    Tick | Opened | Received | Closed | Commanded | Witnessed | Enroll | Renew | Rooted
+)
 
 
 class Save(Effect, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple, assert_never
 
-from corps.core import accept, believe, candidates, enroll
+from corps.core import accept, believe, candidates, enroll, rotation
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
@@ -16,6 +16,7 @@ from corps.core.events import (
     Opened,
     Received,
     Renew,
+    Rooted,
     Tick,
     Witnessed,
 )
@@ -51,6 +52,7 @@ from corps.wire.worker import (
     Sampled,
     SeriesRead,
     SignalDone,
+    Trusting,
     Uninstalled,
 )
 
@@ -123,6 +125,8 @@ class MasterCore:
                 self._ledger.witness(event.deed)
             case Enroll() | Renew():
                 enroll.receive(self._ledger, event)
+            case Rooted():
+                rotation.rooted(self._ledger, event)
             case Opened():
                 self._roster.opened(event.session, event.address)
             case Closed():
@@ -162,6 +166,10 @@ class MasterCore:
     def fits(self, worker: WorkerName, digest: Digest) -> bool | None:
         """Can the artifact run there, as the worker said? None: it has not said yet."""
         return self._ledger.fitness.fits(worker, digest)
+
+    def lagging(self) -> tuple[WorkerName, ...]:
+        """The workers that a rotation of the CA waits for."""
+        return rotation.lagging(self._ledger)
 
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
@@ -223,6 +231,8 @@ class MasterCore:
             case Probed():
                 problems = tuple(map(believe.text, message.problems))
                 self._ledger.fitness.hear(worker, message.digest, problems)
+            case Trusting():
+                rotation.heard(self._ledger, worker, message)
             case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case Hello() | Inventory():

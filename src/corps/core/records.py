@@ -24,12 +24,21 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     began_seq: int
 
 
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the CA that has this pin, until it is trusted no more."""
+
+    pin: str
+    began_at: float
+    by: str
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster itself. `epoch` counts the starts of its master, `lives` has the last ones."""
 
     cluster: str
     epoch: int
     lives: tuple[Life, ...] = ()
+    rotation: Rotation | None = None
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):

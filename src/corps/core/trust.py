@@ -7,6 +7,7 @@ from typing import assert_never
 import msgspec
 
 from corps.core.ledger import Ledger
+from corps.core.records import Rotation
 from corps.errors import Conflict, Invalid, NotFound
 from corps.model.name import check_name, did_you_mean
 from corps.model.token import check_hash, check_token_id
@@ -20,6 +21,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
     User,
     UserToken,
@@ -45,6 +47,8 @@ def rule(ledger: Ledger, command: AnyTrust, by: str) -> tuple[str, ...]:
             _remove_user(ledger, command)
         case CreateUserToken():
             _create_user_token(ledger, command, by)
+        case RotateCa():
+            _rotate_ca(ledger, by)
         case _:
             assert_never(command)
     return ()
@@ -59,6 +63,8 @@ def subject(command: AnyTrust) -> str:
             return command.worker
         case SetUser() | RemoveUser():
             return command.name
+        case RotateCa():
+            return "ca"
         case _:
             assert_never(command)
 
@@ -137,6 +143,18 @@ def _create_user_token(ledger: Ledger, command: CreateUserToken, by: str) -> Non
             created_by=by,
         )
     )
+
+
+def _rotate_ca(ledger: Ledger, by: str) -> None:
+    """The driver sees that it is wanted, and makes the next one."""
+    meta = ledger.cluster.meta
+    if meta.rotation is not None:
+        raise Conflict("the CA is being rotated already: see 'corps ca status'")
+    if ledger.rooted is None:
+        raise Conflict("there is no CA yet: it is made when somebody first connects by TLS")
+    begun = Rotation(pin=ledger.rooted.pins[0], began_at=ledger.now, by=by)
+    ledger.save(msgspec.structs.replace(meta, rotation=begun))
+    ledger.happened("ca-rotation", "ca", f"begun by {by}: the CA of pin {begun.pin} is to go")
 
 
 def _user(ledger: Ledger, name: str) -> User:

@@ -164,7 +164,7 @@ class WorkerCore:
                 self._effect(Leave(None, "the master ended this worker"))
             case worker.Sample() | worker.ReadSeries() | worker.ReadLog() | worker.ReadOutput():
                 pass  # the driver answers questions
-            case Probe() | Verify() | worker.Expired():
+            case Probe() | Verify() | worker.Expired() | worker.Trust():
                 pass  # the driver's as well
             case _:
                 assert_never(message)

@@ -18,8 +18,7 @@ import signal
 import stat
 import struct
 
-from corps.keeper.limits import NOFILE, TERMS, Json
-from corps.keeper.users import LIBC
+from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
 
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import QueryParameter
 
 from corps.core.events import Commanded
-from corps.errors import ERRORS, CorpsError
+from corps.errors import ERRORS, CorpsError, Denied
 from corps.master import audit as auditing
 from corps.master import copies, fitness, logs, queries, trail, trust, upkeep
 from corps.master.certificates import Certificates
@@ -36,6 +36,7 @@ from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
 from corps.master.usage import usage_by_app as by_app
 from corps.master.usage import usage_by_instance as by_instance
+from corps.model.access import Caller
 from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
@@ -282,7 +283,11 @@ def _failure(status: int, failure: Failure) -> Response[Failure]:
     return Response(failure, status_code=status, media_type=MediaType.JSON)
 
 
-def _on_corps_error(_: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+def _on_corps_error(request: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+    caller = request.user
+    if isinstance(error, Denied) and isinstance(caller, Caller):
+        what = f"{request.method} {request.url.path}"
+        _of(request.app.state).people.denied(caller.name, caller.source, what, error.message)
     failure = Failure(code=error.code, message=error.message, details=error.details)
     return _failure(error.http_status, failure)
 
@@ -342,6 +347,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.hello,
     trust.whoami,
     trust.trust,
+    trust.authorities,
     trust.tokens,
     trust.users,
     trail.trail,

@@ -39,6 +39,7 @@ from corps.master.api import Api
 from corps.master.certificates import Certificates, hosts_of
 from corps.master.driver import MasterDriver
 from corps.master.http import Master
+from corps.master.rotation import Rotations
 from corps.master.sessions import Sessions, listen
 from corps.master.shelf import Shelf
 from corps.master.swarm import swarm_server
@@ -111,6 +112,7 @@ async def _run(
     work = [
         sessions.accept(listener),
         sessions.sweep(),
+        Rotations(driver, certificates).run(),
         *api.work(unix_listener(settings.api_socket)),
     ]
     tasks = [loop.create_task(one) for one in work]

@@ -33,6 +33,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
 )
 
@@ -77,6 +78,7 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     ("POST", "/v1/artifacts/quarantine"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/orphans"): Permission.DEPLOY,
     ("GET", "/v1/trust"): Permission.ADMIN,
+    ("GET", "/v1/ca"): Permission.ADMIN,
     ("GET", "/v1/tokens"): Permission.ADMIN,
     ("GET", "/v1/users"): Permission.ADMIN,
     ("GET", "/v1/audit/trail"): Permission.ADMIN,
@@ -95,6 +97,7 @@ COMMANDS: dict[type[AnyCommand], Permission] = {
     CreateToken: Permission.ADMIN,
     RevokeToken: Permission.ADMIN,
     RevokeWorker: Permission.ADMIN,
+    RotateCa: Permission.ADMIN,
     SetUser: Permission.ADMIN,
     RemoveUser: Permission.ADMIN,
     CreateUserToken: Permission.ADMIN,

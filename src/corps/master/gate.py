@@ -13,10 +13,11 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from corps.master.people import NOBODY, Unauthenticated
+from corps.master.people import Unauthenticated
 from corps.master.permissions import METHODS, ROUTES, Access
 from corps.model.access import Caller
 from corps.model.command import Failure
+from corps.model.trail import NOBODY
 
 HEADERS = [
     (b"cache-control", b"no-store"),

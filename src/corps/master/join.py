@@ -25,7 +25,7 @@ from corps.master.driver import MasterDriver
 from corps.model.command import Failure, Ruled
 from corps.model.identity import Identity
 from corps.model.name import check_name
-from corps.model.trail import Deed, Outcome
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.net.front import source_of
 from corps.trust.names import identity_of, key_of
 from corps.wire import join as wire
@@ -152,7 +152,7 @@ class Joins:
             if key_of(issued) != identity.key:
                 raise Denied("a request for another key than that of the certificate (E_CSR)")
         except Denied as error:
-            self._witness("?", "renew", address, error.message)
+            self._witness(NOBODY, "renew", address, error.message)
             return wire.Refused(code=error.code, message=error.message)
         event = Renew(
             id=secrets.token_hex(16),

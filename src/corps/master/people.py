@@ -13,11 +13,10 @@ from corps.errors import Denied, Invalid
 from corps.master.driver import MasterDriver
 from corps.model.access import Caller, CallerView
 from corps.model.token import TokenKind, hash_secret, is_secret, parse_token
-from corps.model.trail import Deed, Outcome
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.model.trust import MAY, Role, TokenView, UserToken, UserView
 
 SCHEME = "bearer"
-NOBODY = "nobody"
 _NO_HASH = hash_secret(b"")
 
 

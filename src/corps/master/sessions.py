@@ -131,6 +131,7 @@ class Sessions:
             FromWorker, lambda messages: self._received(id, messages), lambda _: self._closed(id)
         )
         self._connections[id] = connection
+        connection.expect()
         try:
             await self._loop.connect_accepted_socket(lambda: connection, sock)
         except OSError:

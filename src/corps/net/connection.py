@@ -81,8 +81,12 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
             self._flush()
             self._transport.close()
 
+    def expect(self) -> None:
+        """From now on the peer owes us a message, as if it had begun one."""
+        self._owing_since = self._loop.time()
+
     def is_stuck(self) -> bool:
-        """The peer began a frame and did not finish it in time."""
+        """The peer began a frame, or owes us one, and did not finish it in time."""
         since = self._owing_since
         return since is not None and self._loop.time() - since > FRAME_DEADLINE_S
 

@@ -81,6 +81,7 @@ def _database(path: Path) -> Iterator[sql.Connection]:
     engine = sql.create_engine(f"sqlite:///file:{path.absolute()}?{how}&uri=true")
     try:
         with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")  # one moment for all that is read; sqlite3 has none
             yield connection
     finally:
         engine.dispose()

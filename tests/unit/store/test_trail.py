@@ -208,3 +208,16 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 def test_a_head_of_nothing_is_the_beginning() -> None:
     assert Chain().head == TrailHead()
+
+
+def test_the_file_of_a_master_that_runs_is_read_as_of_one_moment(tmp_path: Path) -> None:
+    """Or an entry written between two reads would look like one that is not the master's."""
+    store, chain = _open(tmp_path), Chain()
+    _write(store, chain, 2)
+    proof = Proof()
+    with stored.opened(tmp_path / "state.db") as (lines, head):
+        _write(store, chain, 2)
+        for line in lines:
+            proof.take(line)
+    assert proof.finish(head).fault is None
+    store.close()

@@ -238,12 +238,12 @@ def test_hello_has_the_ca_that_tokens_pin(case: Case) -> None:
         status, hello = person.ask("GET", "/v1/hello")
         assert status == 200
         _, trust = person.ask("GET", "/v1/trust", None, case.headers["admin"])
-    (authority,) = x509.load_pem_x509_certificates(hello["authorities"].encode())
+    known = x509.load_pem_x509_certificates(hello["authorities"].encode())  # two in a rotation
+    (authority,) = [one for one in known if pin_of(_key_der(one)) == trust["pin"]]
     with case.remote.connect() as sock:
         der = sock.getpeercert(binary_form=True)
     assert der is not None
     x509.load_der_x509_certificate(der).verify_directly_issued_by(authority)
-    assert trust["pin"] == pin_of(_key_der(authority))
     assert trust["cluster"] == hello["cluster"]
     assert trust["workers_at"] == case.cluster.address
     assert trust["api_at"] == f"127.0.0.1:{case.remote.address[1]}"
@@ -272,3 +272,33 @@ def _rows(case: Case, path: str) -> list[dict[str, Any]]:
     assert status == 200
     assert isinstance(rows, list)
     return rows
+
+
+def test_denials_are_in_the_audit_trail(case: Case) -> None:
+    token = add_person(case.cluster, "hugo", Role.VIEWER)
+    wrong, elsewhere = a_token(id=token.id), "127.0.0.9"  # who has not knocked too often yet
+    kill = json.dumps({"id": "denied-order", "command": sample_kill()}).encode()
+    with case.remote.bearer(token, elsewhere) as hugo:
+        assert hugo.ask("GET", "/v1/users")[0] == 403
+        assert hugo.ask("POST", "/v1/commands", kill)[0] == 403
+        assert hugo.ask("GET", "/v1/status", None, {"Origin": "https://evil.example"})[0] == 403
+    with case.remote.bearer(wrong, elsewhere) as thief:
+        assert thief.ask("GET", "/v1/users")[0] == 401
+    denied = {
+        (deed["who"], deed["subject"], deed["source"])
+        for deed in _deeds(case)
+        if deed["outcome"] == "denied"
+    }
+    assert denied >= {
+        ("hugo", "GET /v1/users", f"{elsewhere}, token {token.id}"),
+        ("hugo", "POST /v1/commands", f"{elsewhere}, token {token.id}"),
+        ("?", "GET /v1/status", elsewhere),
+        (token.id, "GET /v1/users", elsewhere),
+    }
+
+
+def _deeds(case: Case) -> list[dict[str, str]]:
+    with case.remote.person() as person:
+        status, page = person.ask("GET", "/v1/audit/trail?after=-200", None, case.headers["admin"])
+    assert status == 200
+    return [json.loads(line)["deed"] for line in page["entries"]]

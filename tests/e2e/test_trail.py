@@ -9,17 +9,34 @@ import shutil
 import signal
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from corps.core.throttle import OF_ONE_MAX
 from corps.errors import CorpsError
 from corps.model.command import Kill, Launch, Ruled
-from corps.model.trail import TrailEntry, parse_line
+from corps.model.token import base32, format_token
+from corps.model.trail import Deed, TrailEntry, parse_line
 from corps.model.trust import CreateToken, Role, SetUser
 from tests.support.cluster import Cluster
+from tests.support.people import HTTPS, Remote, a_token, add_person
 from tests.support.waiting import until
 
 SECRET = "not-for-any-trail"
 HASH = "5ec4e7" * 10 + "0000"
+
+
+@pytest.fixture(scope="module")
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A master with an HTTPS port, and no worker."""
+    made = Cluster(tmp_path_factory.mktemp("reachable"))
+    try:
+        made.start_master(*HTTPS)
+        yield made
+    finally:
+        made.end()
 
 
 def entries(cluster: Cluster) -> list[TrailEntry]:
@@ -172,3 +189,74 @@ def test_a_refused_kill_is_told(shared: Cluster) -> None:
     except CorpsError as error:
         assert error.code == "not_found"
     assert deeds(shared, "launch")[-1] == ("nosuch", "refused")
+
+
+# ---- from elsewhere
+
+
+def last(cluster: Cluster) -> Deed:
+    return entries(cluster)[-1].deed
+
+
+def test_who_comes_without_a_token_is_told(reachable: Cluster) -> None:
+    with Remote(reachable).person() as nobody:
+        assert nobody.ask("GET", "/v1/users")[0] == 401
+    deed = last(reachable)
+    assert (deed.who, deed.source, deed.outcome) == ("?", "127.0.0.1", "denied")
+    assert (deed.act, deed.subject) == ("denied", "GET /v1/users")
+    assert "no token" in deed.detail
+
+
+def test_of_a_wrong_token_the_id_is_told_and_nothing_else(reachable: Cluster) -> None:
+    token = a_token()
+    with Remote(reachable).bearer(token) as stranger:
+        assert stranger.ask("GET", "/v1/status")[0] == 401
+    deed = last(reachable)
+    assert deed.who == token.id
+    assert "opens nothing here" in deed.detail
+    assert base32(token.secret) not in repr(deed)
+    assert format_token(token)[-10:] not in repr(deed)
+
+
+def test_who_may_not_is_told_with_what_is_missing(reachable: Cluster) -> None:
+    token = add_person(reachable, "vera", Role.VIEWER)
+    body = b'{"id": "vera-0001", "command": {"type": "kill", "targets": ["web"]}}'
+    with Remote(reachable).bearer(token) as viewer:
+        assert viewer.ask("POST", "/v1/commands", body)[0] == 403
+    deed = last(reachable)
+    source = f"127.0.0.1, token {token.id}"
+    assert (deed.who, deed.source, deed.outcome) == ("vera", source, "denied")
+    assert "may not kill" in deed.detail
+    assert "'end'" in deed.detail
+
+
+def test_who_may_is_told_by_name_and_address(reachable: Cluster) -> None:
+    token = add_person(reachable, "oscar", Role.OPERATOR)
+    body = b'{"id": "oscar-0001", "command": {"type": "kill", "targets": ["web"]}}'
+    with Remote(reachable).bearer(token) as operator:
+        assert operator.ask("POST", "/v1/commands", body)[0] == 404
+    deed = last(reachable)
+    source = f"127.0.0.1, token {token.id}"
+    assert (deed.who, deed.source, deed.act) == ("oscar", source, "kill")
+    assert (deed.subject, deed.outcome, deed.command) == ("web", "refused", "oscar-0001")
+
+
+def test_the_trail_itself_is_for_admins(reachable: Cluster) -> None:
+    token = add_person(reachable, "dora", Role.DEPLOYER)
+    with Remote(reachable).bearer(token) as deployer:
+        assert deployer.ask("GET", "/v1/audit/trail")[0] == 403
+    assert last(reachable).subject == "GET /v1/audit/trail"
+
+
+def test_a_local_operator_is_told_by_user_and_process(reachable: Cluster) -> None:
+    reachable.client.submit(SetUser(name="ann", role=Role.VIEWER), Ruled)
+    assert last(reachable).source.startswith("uid 0, pid ")
+
+
+def test_many_knocks_are_few_entries(reachable: Cluster) -> None:
+    before = entries(reachable)[-1].seq
+    with Remote(reachable).person("P1.nonsense") as nobody:
+        for _ in range(20 * OF_ONE_MAX):
+            assert nobody.ask("GET", "/v1/users")[0] == 401
+    assert entries(reachable)[-1].seq - before <= OF_ONE_MAX + 1
+    assert reachable.corps("audit", "verify").returncode == 0

@@ -69,18 +69,18 @@ class Remote:
     def person(self, bearer: str | None = None) -> Person:
         return Person(self, bearer)
 
-    def bearer(self, token: Token) -> Person:
-        return Person(self, format_token(token))
+    def bearer(self, token: Token, source: str = "127.0.0.1") -> Person:
+        return Person(self, format_token(token), source)
 
 
 class Person:
     """Asks one thing after the other, with what they show as their token."""
 
-    def __init__(self, remote: Remote, bearer: str | None) -> None:
+    def __init__(self, remote: Remote, bearer: str | None, source: str = "127.0.0.1") -> None:
         self._headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
         host, port = remote.address
         self._connection = http.client.HTTPSConnection(
-            host, port, context=remote.context, timeout=30
+            host, port, context=remote.context, timeout=30, source_address=(source, 0)
         )
 
     def ask(
@@ -96,6 +96,13 @@ class Person:
         data = answer.read()
         is_json = answer.headers.get_content_type().endswith("json")
         return answer.status, json.loads(data) if is_json else data
+
+    def headers_of(self, method: str, path: str) -> http.client.HTTPMessage:
+        """Of an answer."""
+        self._connection.request(method, path, None, self._headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.headers
 
     def close(self) -> None:
         self._connection.close()

@@ -8,12 +8,13 @@ import click
 
 from corps.cli.daemons import worker
 from corps.cli.options import verb
-from corps.cli.token import TokenOptions, given_token, join_by
+from corps.cli.token import TokenOptions, given_token, join_by, token_options
 from corps.errors import Malformed
 
 
 @verb("join")
 @click.argument("master", metavar="HOST:PORT")
+@token_options
 @click.option("--no-run", is_flag=True, help="Only join: 'corps worker' runs it later.")
 @click.pass_context
 def join(context: click.Context, /, master: str, no_run: bool, **options: Any) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import click
 
 from corps.cli import render
+from corps.cli.operator import read_token
 from corps.config import Settings
-from corps.errors import Denied, Invalid, Malformed
+from corps.errors import Invalid, Malformed
 from corps.model.name import WorkerName
 from corps.net.address import parse_address
 
@@ -46,7 +46,7 @@ def given_token(options: TokenOptions) -> str | None:
         raise Malformed("give one of --token, --token-file and --token-fd")
     try:
         if options["token_file"] is not None:
-            return _from_file(Path(options["token_file"]))
+            return read_token(options["token_file"])
         if options["token_fd"] is not None:
             return os.read(options["token_fd"], TOKEN_MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -65,11 +65,3 @@ def join_by(settings: Settings, master: str, token: str, name: str | None) -> Wo
 
 
 _NAMES = tuple(TokenOptions.__annotations__)
-
-
-def _from_file(path: Path) -> str:
-    with path.open("rb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
-        if mode & 0o077:
-            raise Denied(f"'{path}' can be read by others (mode {mode:04o}): chmod 600 it")
-        return file.read(TOKEN_MAX_BYTES).decode()

@@ -32,6 +32,7 @@ MODULES = {
     "delete": "artifacts",
     "tag": "upkeep",
     "sign": "sign",
+    "secret": "secret",
     "launch": "launch",
     "ps": "apps",
     "stop": "apps",
@@ -49,6 +50,7 @@ MODULES = {
     "whoami": "login",
     "token": "access",
     "user": "access",
+    "ca": "access",
     "version": "workers",
 }
 WORKER_REVOKE = ["worker", "revoke"]  # all else of 'corps worker' is the daemon's

@@ -13,11 +13,14 @@ from corps.core.events import Enroll, Renew
 from corps.core.ledger import Ledger
 from corps.errors import Conflict, CorpsError, Denied
 from corps.model.command import Failure, Ruled
+from corps.model.identity import MASTER
 from corps.model.name import WorkerName, check_name
 from corps.model.selector import ALL
+from corps.model.trail import Deed, Outcome
 from corps.model.trust import JoinToken, Member
 
 MEMBERS_MAX = 20_000
+JOINED_KEPT = 100  # names in a token, the last ones
 
 
 def receive(ledger: Ledger, event: Enroll | Renew) -> None:
@@ -31,9 +34,12 @@ def receive(ledger: Ledger, event: Enroll | Renew) -> None:
             case _:
                 assert_never(event)
     except CorpsError as error:
+        ledger.witness(_deed(event, Outcome.DENIED, error.message))
         ledger.reply(event.id, "", Failure(code=error.code, message=error.message))
         return
     ledger.save(member)
+    done = _deed(event, Outcome.DONE, f"certificate {member.serial}")
+    ledger.witness(done, is_free=isinstance(event, Renew))  # nothing limits how often it renews
     ledger.reply(event.id, "", Ruled(subject=member.worker))
 
 
@@ -53,7 +59,9 @@ def _enroll(ledger: Ledger, event: Enroll) -> Member:
     _check_name(ledger, token, event.worker)
     ledger.save(
         msgspec.structs.replace(
-            token, uses_left=token.uses_left - 1, joined=(*token.joined, event.worker)
+            token,
+            uses_left=token.uses_left - 1,
+            joined=(*token.joined, event.worker)[-JOINED_KEPT:],
         )
     )
     text = f"from {event.address}, by token {token.id} of {token.created_by}"
@@ -92,10 +100,22 @@ def _renew(ledger: Ledger, event: Renew) -> Member:
     roll, identity = ledger.cluster.roll, event.identity
     refusal = roll.no_renewal(identity, ledger.cluster.meta.cluster, ledger.now)
     if refusal is not None:
-        raise Denied(refusal)
+        raise Denied(f"{refusal}: join again, with a new token")
     assert identity.worker is not None
     member = roll.members[identity.worker]
     return msgspec.structs.replace(member, serial=event.serial, expires_at=event.expires_at)
+
+
+def _deed(event: Enroll | Renew, outcome: Outcome, detail: str) -> Deed:
+    source = event.address.rpartition(":")[0]
+    match event:
+        case Enroll():
+            who, act, subject = f"token {event.token}", "join", event.worker
+        case Renew():
+            who, act, subject = event.identity.worker or MASTER, "renew", ""
+        case _:
+            assert_never(event)
+    return Deed(who=who, act=act, outcome=outcome, source=source, subject=subject, detail=detail)
 
 
 def _check_not_revoked(member: Member) -> None:

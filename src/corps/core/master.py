@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple, assert_never
 
-from corps.core import accept, believe, candidates, enroll
+from corps.core import accept, believe, candidates, enroll, rotation
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
@@ -16,6 +16,7 @@ from corps.core.events import (
     Opened,
     Received,
     Renew,
+    Rooted,
     Tick,
     Witnessed,
 )
@@ -26,6 +27,7 @@ from corps.core.orders import Orders
 from corps.core.records import CommandRecord
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
+from corps.core.secrets import Desk
 from corps.model.command import Copy
 from corps.model.identity import MASTER
 from corps.model.instance import Instance
@@ -34,6 +36,7 @@ from corps.model.trail import Deed, Outcome
 from corps.model.view import CopyView
 from corps.wire.drift import Verified
 from corps.wire.probe import Probed
+from corps.wire.secret import WantSecrets
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -51,6 +54,7 @@ from corps.wire.worker import (
     Sampled,
     SeriesRead,
     SignalDone,
+    Trusting,
     Uninstalled,
 )
 
@@ -89,6 +93,7 @@ class MasterCore:
             heartbeat_s,
             accepts_rollback=accepts_rollback,
         )
+        self._desk = Desk(self._ledger)
         self._ledger.save(begun)
         meta, how = cluster.meta, "; accepts rollback" if accepts_rollback else ""
         self._ledger.audit(
@@ -123,6 +128,8 @@ class MasterCore:
                 self._ledger.witness(event.deed)
             case Enroll() | Renew():
                 enroll.receive(self._ledger, event)
+            case Rooted():
+                rotation.rooted(self._ledger, event)
             case Opened():
                 self._roster.opened(event.session, event.address)
             case Closed():
@@ -162,6 +169,10 @@ class MasterCore:
     def fits(self, worker: WorkerName, digest: Digest) -> bool | None:
         """Can the artifact run there, as the worker said? None: it has not said yet."""
         return self._ledger.fitness.fits(worker, digest)
+
+    def lagging(self) -> tuple[WorkerName, ...]:
+        """The workers that a rotation of the CA waits for."""
+        return rotation.lagging(self._ledger)
 
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
@@ -214,18 +225,20 @@ class MasterCore:
                 self._observer.reported(worker, message.reports)
             case Installed() | InstallFailed() | Uninstalled() | Progress():
                 self._hear_of_artifact(worker, message)
-            case Removed():
-                self._forget(worker, message)
-            case SignalDone():
-                self._orders.signaled(worker, message)
+            case Removed() | SignalDone():
+                self._hear_of_attempts(worker, message)
+            case WantSecrets():
+                self._desk.wanted(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
             case Probed():
                 problems = tuple(map(believe.text, message.problems))
                 self._ledger.fitness.hear(worker, message.digest, problems)
-            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
-                pass  # a sign of life; answers to questions are the driver's
-            case Hello() | Inventory():
+            case Trusting():
+                rotation.heard(self._ledger, worker, message)
+            case Hello() | Inventory() | Heartbeat():
+                pass
+            case Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)
@@ -248,6 +261,15 @@ class MasterCore:
                 self._orders.uninstalled(worker, message)
             case Progress():
                 self._orders.on_progress(worker, message)
+            case _:
+                assert_never(message)
+
+    def _hear_of_attempts(self, worker: WorkerName, message: Removed | SignalDone) -> None:
+        match message:
+            case Removed():
+                self._forget(worker, message)
+            case SignalDone():
+                self._orders.signaled(worker, message)
             case _:
                 assert_never(message)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CAP_SYS_RESOURCE = 24
 NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the keeper raises its own
+LIBC = users.LIBC
 CPU_KILL_S = 1  # between SIGXCPU and SIGKILL: else the program hears no SIGXCPU
 
 Json = dict[str, "Any"]

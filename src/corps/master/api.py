@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from corps.master.certificates import ALWAYS
-from corps.master.gate import Gate
+from corps.master.gate import Gate, Refused
 from corps.master.http import Master, make_app
 from corps.master.https import HttpsPort, HttpsProtocol
 from corps.master.peer import UID, PeerProtocol
@@ -63,9 +63,11 @@ class Api:
     def _by_token(self, scope: HTTPScope, authorization: str | None) -> Caller:
         return self._people.caller(authorization, _source(scope))
 
-    def _refused(self, scope: HTTPScope, why: str) -> None:
+    def _refused(self, scope: HTTPScope, refused: Refused) -> None:
         assert self._port is not None
-        self._port.refused(_source(scope), why)
+        self._port.refused(_source(scope), refused.message)
+        what = f"{scope['method']} {scope['path']}"
+        self._people.denied(refused.who, _source(scope), what, refused.message)
 
 
 def _source(scope: HTTPScope) -> str:

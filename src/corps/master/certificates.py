@@ -43,6 +43,12 @@ class Certificates:
         return self._leaf
 
     @property
+    def known(self) -> Authority | None:
+        """The CA, if it was ever made: looking makes none."""
+        is_made = self._authority is not None or (self._directory / "ca.pem").exists()
+        return self.authority if is_made else None
+
+    @property
     def authority(self) -> Authority:
         """Raise Unavailable, or Denied for a key that others can read."""
         if self._authority is None:

@@ -17,6 +17,7 @@ from corps.master.people import Unauthenticated
 from corps.master.permissions import METHODS, ROUTES, Access
 from corps.model.access import Caller
 from corps.model.command import Failure
+from corps.model.trail import NOBODY
 
 HEADERS = [
     (b"cache-control", b"no-store"),
@@ -32,6 +33,7 @@ class Refused(msgspec.Struct, frozen=True):
     status: int
     code: str
     message: str
+    who: str = NOBODY
 
 
 class Gate:
@@ -42,7 +44,7 @@ class Gate:
         app: ASGIApp,
         hosts: Collection[str],
         identify: Callable[[HTTPScope, str | None], Caller],
-        on_refused: Callable[[HTTPScope, str], None] = lambda scope, message: None,
+        on_refused: Callable[[HTTPScope, Refused], None] = lambda scope, refused: None,
     ) -> None:
         self._app, self._hosts, self._identify = app, hosts, identify
         self._on_refused = on_refused
@@ -51,7 +53,7 @@ class Gate:
         assert scope["type"] == ScopeType.HTTP, "no other protocol is served"
         refused = self._refuse(scope)
         if refused is not None:
-            self._on_refused(scope, refused.message)
+            self._on_refused(scope, refused)
             await _answer(send, refused)
             return
         await self._app(scope, receive, _guarded(send))
@@ -69,7 +71,7 @@ class Gate:
             scope["user"] = self._identify(scope, headers.text(b"authorization"))
         except Unauthenticated as error:
             if scope["path"] not in _PUBLIC:
-                return Refused(error.http_status, error.code, error.message)
+                return Refused(error.http_status, error.code, error.message, error.who)
             scope["user"] = None
         return None
 

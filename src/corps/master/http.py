@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-import blake3
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.datastructures import State
@@ -25,9 +24,9 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import QueryParameter
 
 from corps.core.events import Commanded
-from corps.errors import ERRORS, CorpsError
+from corps.errors import ERRORS, CorpsError, Denied
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries, trail, trust, upkeep
+from corps.master import copies, fitness, logs, queries, secrets, trail, trust, upkeep
 from corps.master.certificates import Certificates
 from corps.master.driver import MasterDriver
 from corps.master.people import People
@@ -37,6 +36,7 @@ from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
 from corps.master.usage import usage_by_app as by_app
 from corps.master.usage import usage_by_instance as by_instance
+from corps.model.access import Caller
 from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
@@ -103,14 +103,14 @@ async def commands(
     master, caller = _of(state), request.user
     check_command(caller, data.command)
     check_command_id(data.id)
-    body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
     async with master.shelf.held(data.command) as facts:
         if isinstance(data.command, Copy | Launch):
             load = functools.partial(load_manifest, master.blobs)
             await fitness.ask_before(master.driver, data, load)
         caller = master.people.still(caller)  # a slow sender may have lost the right meanwhile
         check_command(caller, data.command)
-        event = Commanded(data.id, body, data.command, caller.name, facts, caller.source)
+        command, body = secrets.sealed(master.driver, data.command)
+        event = Commanded(data.id, body, command, caller.name, facts, caller.source)
         result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
@@ -283,7 +283,11 @@ def _failure(status: int, failure: Failure) -> Response[Failure]:
     return Response(failure, status_code=status, media_type=MediaType.JSON)
 
 
-def _on_corps_error(_: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+def _on_corps_error(request: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+    caller = request.user
+    if isinstance(error, Denied) and isinstance(caller, Caller):
+        what = f"{request.method} {request.url.path}"
+        _of(request.app.state).people.denied(caller.name, caller.source, what, error.message)
     failure = Failure(code=error.code, message=error.message, details=error.details)
     return _failure(error.http_status, failure)
 
@@ -345,9 +349,11 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.hello,
     trust.whoami,
     trust.trust,
+    trust.authorities,
     trust.tokens,
     trust.users,
     trail.trail,
+    secrets.secrets,
 ]
 check_routes(HANDLERS)
 for one in HANDLERS:  # the document has what our handlers of errors answer, not litestar's own

@@ -1,14 +1,13 @@
 """The master's end of the join connection: a token, or a certificate, against a new certificate.
 
-What is wrong with a token is for our own log: to the other end an unknown one, a wrong secret and
-one that is used up are the same, and each costs a second.
+What is wrong with a token is for our own audit trail: to the other end an unknown one, a wrong
+secret and one that is used up are the same, and each costs a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import secrets
 import socket
@@ -26,6 +25,8 @@ from corps.master.driver import MasterDriver
 from corps.model.command import Failure, Ruled
 from corps.model.identity import Identity
 from corps.model.name import check_name
+from corps.model.trail import NOBODY, Deed, Outcome
+from corps.net.front import source_of
 from corps.trust.names import identity_of, key_of
 from corps.wire import join as wire
 from corps.wire.codec import HEADER, decode_payload, encode_frame, frame_length
@@ -38,7 +39,7 @@ FAILURES_S = 60.0
 SOURCES_MAX = 10_000
 REFUSED = (
     "the master does not take this token (E_TOKEN): it may have expired, be revoked or used up, or "
-    "be for another name, or the name is taken; the log of the master says which, and 'corps token "
+    "be for another name, or the name is taken; 'corps audit trail' says which, and 'corps token "
     "create' makes a new one"
 )
 
@@ -104,7 +105,7 @@ class Joins:
     async def _join(
         self, asked: wire.Join, leaf: bytes, offer: wire.Offer, address: str
     ) -> wire.Joined | wire.Refused:
-        source = _source(address)
+        source = source_of(address.rpartition(":")[0].strip("[]"))
         if self._is_over_limit(source):
             text = f"{FAILURES_MAX} tokens were refused to this address: try again in a minute"
             return wire.Refused(code=Unavailable.code, message=text)
@@ -113,13 +114,14 @@ class Joins:
             token = self._driver.core.cluster.roll.join_tokens[asked.token]
             worker = check_name("worker", asked.worker or token.worker or asked.host)
         except CorpsError as error:
+            self._witness(f"token {asked.token}", "join", address, error.message)
             return await self._refuse(source, address, error.message)
         try:
             issued = self._certificates.authority.issue_worker(
                 asked.request, worker, self._driver.clock()
             )
         except Denied as error:
-            _log.warning("%s: refused to join: %s", address, error.message)
+            self._witness(f"token {asked.token}", "join", address, error.message)
             return wire.Refused(code=error.code, message=f"{error.message} (E_CSR)")
         event = Enroll(
             id=secrets.token_hex(16),
@@ -150,7 +152,7 @@ class Joins:
             if key_of(issued) != identity.key:
                 raise Denied("a request for another key than that of the certificate (E_CSR)")
         except Denied as error:
-            _log.warning("%s: no new certificate: %s", address, error.message)
+            self._witness(NOBODY, "renew", address, error.message)
             return wire.Refused(code=error.code, message=error.message)
         event = Renew(
             id=secrets.token_hex(16),
@@ -162,7 +164,6 @@ class Joins:
         refusal = await self._decide(event)
         if refusal is None:
             return self._joined(identity.worker, issued)
-        _log.warning("%s: no new certificate: %s", address, refusal.message)
         return refusal
 
     def _joined(self, worker: str, issued: x509.Certificate) -> wire.Joined:
@@ -198,6 +199,17 @@ class Joins:
                 text = "the master's store is slow: try again in a moment"
                 return wire.Refused(code=Unavailable.code, message=text)
 
+    def _witness(self, who: str, act: str, address: str, why: str) -> None:
+        self._driver.witness(
+            Deed(
+                who=who,
+                act=act,
+                outcome=Outcome.DENIED,
+                source=address.rpartition(":")[0],
+                detail=why,
+            )
+        )
+
     async def _refuse(self, source: str, address: str, why: str) -> wire.Refused:
         if len(self._failures) >= SOURCES_MAX and source not in self._failures:
             del self._failures[next(iter(self._failures))]
@@ -216,11 +228,3 @@ async def _hear(reader: asyncio.StreamReader) -> wire.ToMaster:
     header = bytearray(await reader.readexactly(HEADER.size))
     length = frame_length(header, 0, wire.FRAME_MAX_BYTES)
     return decode_payload(_DECODER, memoryview(await reader.readexactly(length)))
-
-
-def _source(address: str) -> str:
-    """Who counts as one: an address, or with IPv6 the network that one subscriber has."""
-    host = ipaddress.ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0])
-    if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is None:
-        return str(ipaddress.ip_network((host, 64), strict=False))
-    return str(host)

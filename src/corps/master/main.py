@@ -25,6 +25,7 @@ from corps.core.events import Save
 from corps.core.master import MasterCore
 from corps.core.records import Meta, Record
 from corps.daemon import (
+    hide_memory,
     hold_lock,
     raise_descriptor_limit,
     raise_priority,
@@ -39,6 +40,7 @@ from corps.master.api import Api
 from corps.master.certificates import Certificates, hosts_of
 from corps.master.driver import MasterDriver
 from corps.master.http import Master
+from corps.master.rotation import Rotations
 from corps.master.sessions import Sessions, listen
 from corps.master.shelf import Shelf
 from corps.master.swarm import swarm_server
@@ -60,6 +62,7 @@ _log = logging.getLogger("corps.master")
 def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
+    hide_memory()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
@@ -111,6 +114,7 @@ async def _run(
     work = [
         sessions.accept(listener),
         sessions.sweep(),
+        Rotations(driver, certificates).run(),
         *api.work(unix_listener(settings.api_socket)),
     ]
     tasks = [loop.create_task(one) for one in work]

@@ -13,16 +13,22 @@ from corps.errors import Denied, Invalid
 from corps.master.driver import MasterDriver
 from corps.model.access import Caller, CallerView
 from corps.model.token import TokenKind, hash_secret, is_secret, parse_token
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.model.trust import MAY, Role, TokenView, UserToken, UserView
 
 SCHEME = "bearer"
-_NOBODY = hash_secret(b"")
+_NO_HASH = hash_secret(b"")
 
 
 class Unauthenticated(Denied):
     """Nobody knows who asks: 401, so that a client may ask its person for a token."""
 
     http_status = 401
+
+    @property
+    def who(self) -> str:
+        """As far as one can tell: the id of the token."""
+        return str(self.details.get("token", NOBODY))
 
 
 class People:
@@ -48,17 +54,20 @@ class People:
             raise Unauthenticated(error.message) from error
         roll = self._driver.core.cluster.roll
         token = roll.user_tokens.get(shown.id)
-        is_theirs = is_secret(shown.secret, _NOBODY if token is None else token.secret_hash)
+        is_theirs = is_secret(shown.secret, _NO_HASH if token is None else token.secret_hash)
         if token is None or not is_theirs:
             raise Unauthenticated(
                 "this token opens nothing here: it is another cluster's, or was revoked; "
-                "ask for a new one"
+                "ask for a new one",
+                token=shown.id,
             )
         if self._driver.clock() > token.expires_at:
             raise Unauthenticated(
-                f"this token expired at {rfc3339(token.expires_at)}: ask for a new one"
+                f"this token expired at {rfc3339(token.expires_at)}: ask for a new one",
+                token=shown.id,
             )
         user = roll.users[token.user]
+        source = f"{source}, token {token.id}"
         return Caller(name=user.name, role=user.role, source=source, token=token.id)
 
     def still(self, caller: Caller) -> Caller:
@@ -69,12 +78,27 @@ class People:
         roll = self._driver.core.cluster.roll
         token = roll.user_tokens.get(caller.token)
         if token is None or self._driver.clock() > token.expires_at:
-            raise Unauthenticated("this token was revoked or has expired: ask for a new one")
+            raise Unauthenticated(
+                "this token was revoked or has expired: ask for a new one", token=caller.token
+            )
         return Caller(
             name=caller.name,
             role=roll.users[token.user].role,
             source=caller.source,
             token=caller.token,
+        )
+
+    def denied(self, who: str, source: str, what: str, why: str) -> None:
+        """For the audit trail."""
+        self._driver.witness(
+            Deed(
+                who=who,
+                act="denied",
+                outcome=Outcome.DENIED,
+                source=source,
+                subject=what,
+                detail=why,
+            )
         )
 
     def view(self, caller: Caller) -> CallerView:
@@ -84,7 +108,7 @@ class People:
             name=caller.name,
             role=caller.role,
             permissions=MAY[caller.role],
-            source=caller.source,
+            source=caller.source.partition(", token")[0],
             token=caller.token,
             token_expires_at=None if token is None else rfc3339(token.expires_at),
         )

@@ -26,6 +26,7 @@ from corps.model.command import (
     Stop,
     Tag,
 )
+from corps.model.secret import DeleteSecret, SetSecret
 from corps.model.trust import (
     CreateToken,
     CreateUserToken,
@@ -33,6 +34,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
 )
 
@@ -76,7 +78,9 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     ("POST", "/v1/plan"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/quarantine"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/orphans"): Permission.DEPLOY,
+    ("GET", "/v1/secrets"): Permission.SECRETS,
     ("GET", "/v1/trust"): Permission.ADMIN,
+    ("GET", "/v1/ca"): Permission.ADMIN,
     ("GET", "/v1/tokens"): Permission.ADMIN,
     ("GET", "/v1/users"): Permission.ADMIN,
     ("GET", "/v1/audit/trail"): Permission.ADMIN,
@@ -95,9 +99,12 @@ COMMANDS: dict[type[AnyCommand], Permission] = {
     CreateToken: Permission.ADMIN,
     RevokeToken: Permission.ADMIN,
     RevokeWorker: Permission.ADMIN,
+    RotateCa: Permission.ADMIN,
     SetUser: Permission.ADMIN,
     RemoveUser: Permission.ADMIN,
     CreateUserToken: Permission.ADMIN,
+    SetSecret: Permission.SECRETS,
+    DeleteSecret: Permission.SECRETS,
 }
 METHODS = ("GET", "POST")  # all there are: no preflight, no HEAD
 
@@ -131,5 +138,7 @@ async def guard_route(connection: Connection, _: BaseRouteHandler) -> None:
 
 
 def check_command(caller: Caller, command: AnyCommand) -> None:
-    """Raise Denied."""
+    """Raise Denied. To have a program given a secret is to read it."""
     check_may(caller, COMMANDS[type(command)], type(command).__name__.lower())
+    if isinstance(command, Launch) and command.terms.secrets:
+        check_may(caller, Permission.SECRETS, "launch with secrets")

@@ -24,6 +24,7 @@ URL_MAX_BYTES = 512 << 10  # 10,000 targets
 HEADERS_MAX_BYTES = 32 << 10
 HEADERS_MAX = 100
 REQUEST_MAX_BYTES = 2 * MANIFEST_MAX_BYTES  # with what chunks cost; each route has its own limit
+VERSIONS = ("1.0", "1.1")
 LINGER_S = 1.0
 LINGER_MAX_BYTES = 4 << 20
 
@@ -78,13 +79,19 @@ class LimitedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refusal = self._refusal or (400, "this is no request of HTTP/1.1")
-        head_max = self.limits.url_bytes + HEADERS_MAX_BYTES
-        if self._is_in_head and self._head_bytes > head_max:
-            self._refusal = (431, f"the head of a request has at most {head_max} bytes")
-        if self._request_bytes > REQUEST_MAX_BYTES:
-            self._refusal = (413, f"a request has at most {REQUEST_MAX_BYTES} bytes")
+        self._check_sizes()
         if self._refusal is not None:
             self._refuse(*self._refusal)
+
+    def _check_sizes(self) -> None:
+        """Of what has no end yet, so that the parser has told nobody."""
+        head_max = self.limits.url_bytes + HEADERS_MAX_BYTES
+        if self._refusal is not None:
+            return
+        if self._is_in_head and self._head_bytes > head_max:
+            self._refusal = (431, f"the head of a request has at most {head_max} bytes")
+        elif self._request_bytes > REQUEST_MAX_BYTES:
+            self._refusal = (413, f"a request has at most {REQUEST_MAX_BYTES} bytes")
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -117,12 +124,14 @@ class LimitedProtocol(HttpToolsProtocol):
                 431, f"at most {HEADERS_MAX} headers of {HEADERS_MAX_BYTES} bytes in a request"
             )
         if name.lower() == b"upgrade":
-            self._stop(400, "no protocol but HTTP/1.1 is spoken here")
+            self._stop(400, "only HTTP/1.1 is spoken here")
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         if self.parser.get_method() == b"CONNECT":  # its target is no URL
             self._stop(405, "no method CONNECT")
+        if self.parser.get_http_version() not in VERSIONS:
+            self._stop(400, "only HTTP/1.1 is spoken here")
         if not self.url.startswith(b"/"):  # with a host of its own, past the check of Host
             self._stop(400, "a request names a path: '/v1/...'")
         super().on_headers_complete()

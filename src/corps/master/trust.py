@@ -8,8 +8,9 @@ from litestar import Request, get
 from litestar.datastructures import State
 
 from corps.master.certificates import hosts_of
+from corps.master.rotation import view_ca
 from corps.model.access import CallerView, HelloView, TrustView
-from corps.model.trust import TokenView, UserView
+from corps.model.trust import CaView, TokenView, UserView
 from corps.net.address import format_address, parse_address
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ async def trust(state: State) -> TrustView:
         workers_at=_reached(master.address, master.host),
         api_at=master.api_address and _reached(master.api_address, master.host),
     )
+
+
+@get("/v1/ca", summary="The CA, and how far its rotation is")
+async def authorities(state: State) -> CaView:
+    master = _of(state)
+    await master.driver.settled()
+    return view_ca(master.driver, master.certificates.authority)
 
 
 @get("/v1/whoami", summary="Who asks, and what they may do")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from corps.errors import CorpsError, Denied, Unavailable
-from corps.master.people import People
+from corps.master.people import People, Unauthenticated
 from corps.model.access import Caller, check_may
 from corps.model.trust import Permission
 from corps.net import front
@@ -55,7 +55,7 @@ class Uploads:
         async with asyncio.timeout(OPENING_S):
             sock = await shake_hands(stranger.sock, self._context())
             try:
-                await self._open(sock, stranger.address)
+                await self._open(sock, sock.getpeername()[0])
             except (OSError, asyncio.CancelledError):
                 sock.close()
                 raise
@@ -78,6 +78,9 @@ class Uploads:
             self._admit(caller)
         except CorpsError as error:
             self._on_refused(source, error.message)
+            if isinstance(error, Denied):
+                who = error.who if isinstance(error, Unauthenticated) else caller.name
+                self._people.denied(who, source, "upload", error.message)
             trouble = Trouble(code=error.code, message=error.message)
             await asyncio.to_thread(Channel[None](sock, None).hang_up, trouble)
             return

@@ -17,6 +17,7 @@ import msgspec
 from corps.model.name import CommandId
 
 GENESIS = "0" * 64
+NOBODY = "?"  # nobody knows who
 WORD_MAX = 200
 DETAIL_MAX = 1_000
 TRAIL_PAGE_MAX = 1_000

@@ -17,7 +17,7 @@ from corps.model.identity import Identity
 from corps.trust.authority import key_pem
 from corps.trust.contexts import client_context, server_context
 from corps.trust.files import check_private, write_private
-from corps.trust.names import identity_of
+from corps.trust.names import identity_of, is_signed, load_authorities, pin_of_ca
 
 DIRECTORY = "trust"
 
@@ -69,8 +69,18 @@ class Credentials:
         """The CAs that are trusted, in PEM."""
         return self._read(self._authorities).decode("ascii")
 
+    def pins(self) -> tuple[tuple[str, ...], str]:
+        """Of the CAs that are trusted, and of the one of them that issued the certificate."""
+        known, issued = load_authorities(self.authorities.encode()), self._issued()
+        issuers = [pin_of_ca(one) for one in known if is_signed(issued, one)]
+        return tuple(map(pin_of_ca, known)), issuers[0] if issuers else ""
+
     def save(
-        self, key: ec.EllipticCurvePrivateKey, certificate: bytes, authorities: bytes, token: str
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: bytes,
+        authorities: bytes,
+        token: str = "",
     ) -> None:
         """In PEM. The certificate last: with it they are there."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

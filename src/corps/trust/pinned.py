@@ -5,22 +5,18 @@ from __future__ import annotations
 import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from corps.errors import Denied
-from corps.trust.names import identity_of, pin_of_ca
-
-AUTHORITIES_MAX_BYTES = 16 << 10
+from corps.trust.names import identity_of, is_signed, load_authorities, pin_of_ca
 
 
 def check_master(leaf: bytes, authorities: bytes, pin: str, now: float) -> str:
     """The cluster of the master that showed `leaf` (DER) in the handshake, and says that these
     are its CAs (PEM). Raise Denied unless the pinned one of them signed it."""
     try:
-        if len(authorities) > AUTHORITIES_MAX_BYTES:
-            raise ValueError(f"{len(authorities)} bytes")
-        offered = x509.load_pem_x509_certificates(authorities)
+        offered = load_authorities(authorities)
         certificate = x509.load_der_x509_certificate(leaf)
         pins = {pin_of_ca(one): one for one in offered}
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -30,7 +26,7 @@ def check_master(leaf: bytes, authorities: bytes, pin: str, now: float) -> str:
             "the other end is not the master that this token was made for, or its CA was rotated "
             "since (E_CA_PIN): nothing was said to it; check the address, or make a new token"
         )
-    if not _is_signed(certificate, pins[pin]):
+    if not is_signed(certificate, pins[pin]):
         raise Denied(
             "the certificate of the other end is not signed by the CA of this token's master "
             "(E_CA_PIN): nothing was said to it"
@@ -59,8 +55,8 @@ def check_issued(certificate: bytes, authorities: bytes, key: str, cluster: str)
     """What a master gave us (PEM), for our `key`: the worker that we are by it. Raise Denied."""
     try:
         issued = x509.load_pem_x509_certificate(certificate)
-        known = x509.load_pem_x509_certificates(authorities)
-        if not any(_is_signed(issued, one) for one in known):
+        known = load_authorities(authorities)
+        if not any(is_signed(issued, one) for one in known):
             raise ValueError("none of its CAs signed it")
     except (ValueError, TypeError) as error:
         raise Denied(f"the master gave a certificate that will not do: {error}") from error
@@ -68,14 +64,6 @@ def check_issued(certificate: bytes, authorities: bytes, key: str, cluster: str)
     if identity.worker is None or (identity.cluster, identity.key) != (cluster, key):
         raise Denied("the master gave a certificate of somebody else")
     return identity.worker
-
-
-def _is_signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _spell(moment: datetime.datetime) -> str:

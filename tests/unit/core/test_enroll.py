@@ -5,6 +5,7 @@ from __future__ import annotations
 from corps.core import events as ev
 from corps.model.command import AnyResult, Failure, Ruled
 from corps.model.identity import Identity
+from corps.model.trail import Outcome, TrailEntry
 from corps.model.trust import RENEW_GRACE_S, CreateToken, RevokeToken, RevokeWorker
 from tests.support.build import CLUSTER, AMaster, a_worker
 
@@ -122,3 +123,19 @@ def test_a_member_renews_as_long_as_it_is_one() -> None:
     assert refused(renew(master, who), "expired")
     master.order(RevokeWorker(worker="w1"))
     assert refused(renew(master, who), "revoked by root")
+
+
+def test_the_trail_tells_who_joined_and_who_did_not() -> None:
+    master = with_token()
+    enroll(master)
+    enroll(master, "w2", "k2")
+    renew(master, identity(master))
+    saved = [effect.record for effect in master.said if isinstance(effect, ev.Save)]
+    deeds = [record.deed for record in saved if isinstance(record, TrailEntry)]
+    assert [(deed.who, deed.act, deed.outcome, deed.subject) for deed in deeds[-3:]] == [
+        (f"token {TOKEN}", "join", Outcome.DONE, "w1"),
+        (f"token {TOKEN}", "join", Outcome.DENIED, "w2"),
+        ("w1", "renew", Outcome.DONE, ""),
+    ]
+    assert {deed.source for deed in deeds[-3:]} == {"10.0.0.9"}
+    assert "used up" in deeds[-2].detail

@@ -25,6 +25,7 @@ from corps.model.command import (
     Tag,
 )
 from corps.model.instance import InstanceState, SpawnFailed
+from corps.model.secret import Clear, DeleteSecret, SetSecret
 from corps.model.signature import Signature, Vouched
 from corps.model.trail import Deed, Outcome, TrailEntry, TrailHead, TrailMark, line_of, parse_line
 from corps.model.trust import (
@@ -34,6 +35,7 @@ from corps.model.trust import (
     RevokeToken,
     RevokeWorker,
     Role,
+    RotateCa,
     SetUser,
 )
 from corps.wire import worker as wire
@@ -59,8 +61,11 @@ COMMANDS: list[AnyCommand] = [
     CreateUserToken(id=ID, user="ann", secret_hash=SECRET),
     RevokeToken(id=ID),
     RevokeWorker(worker="w1"),
+    RotateCa(),
     SetUser(name="ann", role=Role.ADMIN),
     RemoveUser(name="ann"),
+    SetSecret(name="db", content=Clear(value=SECRET.encode())),
+    DeleteSecret(name="db"),
 ]
 DENIED = Deed(who="ann", act="kill", outcome=Outcome.DENIED, source="10.0.0.7", subject="web.1")
 
@@ -165,7 +170,7 @@ def test_who_knocks_without_end_fills_no_trail() -> None:
     effects = master.wait(WINDOW_S + 1)
     (entry,) = trail(effects)
     assert entry.deed.source == "10.0.0.7"
-    assert entry.deed.detail.startswith(f"{9 * OF_ONE_MAX} more denials and failures")
+    assert entry.deed.detail.startswith(f"{9 * OF_ONE_MAX} more denials")
     assert told(master.step(ev.Witnessed(DENIED))) == [("kill", "web.1", "denied")]
 
 

@@ -25,9 +25,6 @@ heartbeat_option = click.option(
     metavar="S",
     help="Seconds between heartbeats.",
 )
-insecure_option = click.option(
-    "--insecure-network", is_flag=True, help="Plain text beyond this machine."
-)
 
 
 class WorkerOptions(TypedDict):
@@ -35,7 +32,6 @@ class WorkerOptions(TypedDict):
     token: str | None
     name: str | None
     labels: tuple[str, ...]
-    insecure_network: bool
     heartbeat: float | None
     disk_reserve: str | None
     sample: float | None
@@ -46,7 +42,6 @@ class WorkerOptions(TypedDict):
 @click.option("--listen", metavar="HOST:PORT", help="Where workers dial in.")
 @click.option("--api", metavar="HOST:PORT", help="Not yet: HTTPS for operators.")
 @heartbeat_option
-@insecure_option
 @click.option("--accept-rollback", is_flag=True, help="Go on from an older copy of state.db.")
 @click.pass_obj
 def master(
@@ -54,7 +49,6 @@ def master(
     listen: str | None,
     api: str | None,
     heartbeat: float | None,
-    insecure_network: bool,
     accept_rollback: bool,
 ) -> None:
     """Run the master in the foreground; prints its addresses and how workers join."""
@@ -64,7 +58,7 @@ def master(
     parse_address(settings.listen)
     from corps.master.main import run  # noqa: PLC0415  # half a second that only the master costs
 
-    run(settings, insecure_network=insecure_network, accepts_rollback=accept_rollback)
+    run(settings, accepts_rollback=accept_rollback)
 
 
 @verb("worker")
@@ -85,7 +79,6 @@ def master(
 @click.option(
     "--policy", metavar="FILE", help="What may start here; else /etc/corps/worker-policy.toml."
 )
-@insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     """Run a worker in the foreground; ending it leaves the apps running."""
@@ -111,7 +104,6 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
         master=options["master"],
         name=options["name"],
         labels=labels,
-        insecure_network=options["insecure_network"],
     )
 
 

@@ -18,8 +18,10 @@ class Roll:
         self.members: dict[WorkerName, Member] = {}
         self.users: dict[str, User] = {}
         self.user_tokens: dict[str, UserToken] = {}
+        self.changes = 0  # so many: whoever rests on this looks again when there are more
 
     def put(self, record: TrustRecord) -> None:
+        self.changes += 1
         match record:
             case JoinToken():
                 self.join_tokens[record.id] = record
@@ -33,6 +35,7 @@ class Roll:
                 assert_never(record)
 
     def drop(self, record: TrustRecord) -> None:
+        self.changes += 1
         match record:
             case JoinToken():
                 del self.join_tokens[record.id]

@@ -88,8 +88,11 @@ class BulkClient:
     is not sent again. `break_count`: how often the connection failed, not the disk or the peer.
     """
 
-    def __init__(self, dial: Dial, stall_s: float = STALL_S) -> None:
-        self._dial = dial
+    def __init__(
+        self, dial: Dial, stall_s: float = STALL_S, artifact: Digest | None = None
+    ) -> None:
+        """`artifact`: what is fetched is of that one."""
+        self._dial, self._artifact = dial, artifact
         self._stall_s = stall_s
         self._channel: Channel[BulkAnswer] | None = None
         self.break_count = 0
@@ -126,7 +129,7 @@ class BulkClient:
     def piece_list(self, digest: Digest) -> PieceList:
         """What its pieces must be, checked for its length."""
         with self._talking("ask for a piece list") as channel:
-            channel.send(Pieces(digest=check_digest(digest)))
+            channel.send(Pieces(digest=check_digest(digest), artifact=self._artifact))
             answer = _receive(channel)
             if not isinstance(answer, PieceList) or answer.digest != digest:
                 raise ProtocolError(f"asked for a piece list, got {type(answer).__name__}")
@@ -172,6 +175,7 @@ class BulkClient:
 
         `on_arrived` hears how many bytes came on the wire, and how many of blobs that made.
         """
+        asking = asking._replace(artifact=self._artifact)
         todo = deque(dict.fromkeys(digests))
         pending: deque[tuple[Want, Writer | None]] = deque()
         try:

@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 200
+EXAMPLES ?= 20000
 
-.PHONY: demo test check unit sim integration e2e crash-sample crash bench clean
+.PHONY: demo test check unit sim integration e2e attack fuzz crash-sample crash bench clean
 
 demo: .venv/ready
 	examples/demo
 
-test: check unit sim integration e2e crash-sample
+test: check unit sim integration e2e attack crash-sample
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -29,6 +30,12 @@ integration: .venv/ready
 
 e2e: .venv/ready
 	$(BIN)/pytest tests/e2e
+
+attack: .venv/ready
+	$(BIN)/pytest tests/attack
+
+fuzz: .venv/ready
+	CORPS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest --timeout 0 tests/attack
 
 crash-sample: .venv/ready
 	$(BIN)/pytest tests/crash

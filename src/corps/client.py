@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from corps.clock import Clock
-from corps.config import Settings, load_settings
+from corps.config import load_settings
 from corps.errors import CorpsError, Invalid, ProtocolError, TimedOut, error_of
-from corps.model import output_view, upkeep, view
+from corps.model import access, output_view, upkeep, view
 from corps.model.check import Check, CheckView
 from corps.model.command import (
     Accepted,
@@ -38,7 +37,11 @@ from corps.model.command import (
 )
 from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
-from corps.net.unix_http import Answer, Connection, Lost, Patience, Query, Request
+from corps.model.secret import SecretView
+from corps.model.trail import TRAIL_PAGE_MAX, TrailPage
+from corps.model.trust import TokenView, UserView
+from corps.net.endpoint import Server, endpoint_of
+from corps.net.exchange import Answer, Connection, Lost, Patience, Query, Request
 
 ANSWER_S = 30.0  # a master whose disk stalls is worth waiting for
 WAIT_S = 30.0
@@ -49,7 +52,6 @@ SERIES_S = 10.0  # the master waits so long for workers
 CHECK_S = 10.0  # as above
 
 T = TypeVar("T")
-Server: TypeAlias = Settings | Path | str
 _RESULT: msgspec.json.Decoder[AnyResult] = msgspec.json.Decoder(AnyResult)
 
 
@@ -82,18 +84,24 @@ class OutputSlice(msgspec.Struct, frozen=True, kw_only=True):
 class Client:
     """A master's API. Without an argument: the master that environment and config file name.
 
-    `server` may be settings, `unix:///path/of/api.sock`, or that path itself. Connects on the
-    first call; every call raises Unavailable within CONNECT_S when there is no master, and
-    TimedOut when its answer takes `answer_s` longer than it was asked to wait.
+    `server` may be settings, `https://HOST:PORT` with a person's token, `unix:///path/of/api.sock`
+    or that path itself. Connects on the first call; every call raises Unavailable within CONNECT_S
+    when there is no master, and TimedOut when its answer takes `answer_s` longer than it was asked
+    to wait.
     """
 
     def __init__(
-        self, server: Server | None = None, *, answer_s: float = ANSWER_S, patience_s: float = 10.0
+        self,
+        server: Server | None = None,
+        *,
+        token: str | None = None,
+        answer_s: float = ANSWER_S,
+        patience_s: float = 10.0,
     ) -> None:
-        self.socket_path = socket_path(load_settings() if server is None else server)
+        self.endpoint = endpoint_of(load_settings() if server is None else server, token)
         self.under_way: CommandId | None = None
         self._patience_s = patience_s
-        self._connection = Connection(self.socket_path, answer_s)
+        self._connection = Connection(self.endpoint, answer_s)
         self._clock = Clock()
 
     def __enter__(self) -> Client:
@@ -259,6 +267,15 @@ class Client:
         query = [("version", version) for version in versions]
         return self._read("/v1/compare", query, view.CompareView)
 
+    def secrets(self) -> list[SecretView]:
+        """Names and versions, never what is in them."""
+        return self._read("/v1/secrets", (), list[SecretView])
+
+    def trail(self, after: int = 0, limit: int = TRAIL_PAGE_MAX, wait_s: float = 0.0) -> TrailPage:
+        """Entries of the audit trail after a number; of a negative one the last so many."""
+        query: Query = [("after", after), ("limit", limit), ("wait_s", wait_s)]
+        return self._read("/v1/audit/trail", query, TrailPage, wait_s)
+
     def status(self) -> view.StatusView:
         return self._read("/v1/status", (), view.StatusView)
 
@@ -297,6 +314,22 @@ class Client:
         body = msgspec.json.encode({"workers": list(workers)})
         self._ask(Request("POST", "/v1/shutdown", (), body))
 
+    def hello(self) -> access.HelloView:
+        """Which cluster it is; its CAs."""
+        return self._read("/v1/hello", (), access.HelloView)
+
+    def whoami(self) -> access.CallerView:
+        return self._read("/v1/whoami", (), access.CallerView)
+
+    def trust(self) -> access.TrustView:
+        return self._read("/v1/trust", (), access.TrustView)
+
+    def tokens(self) -> list[TokenView]:
+        return self._read("/v1/tokens", (), list[TokenView])
+
+    def users(self) -> list[UserView]:
+        return self._read("/v1/users", (), list[UserView])
+
     def _read(self, path: str, query: Query, expected: type[T], wait_s: float = 0.0) -> T:
         answer = self._ask(Request("GET", path, query, None, wait_s))
         return _decode(answer.body, msgspec.json.Decoder(expected))
@@ -312,20 +345,6 @@ class Client:
                 patience.wait(error)
             else:
                 return answer
-
-
-def socket_path(server: Server) -> Path:
-    """Where a master's API listens. Raise Invalid for what is not `unix:///path`."""
-    if isinstance(server, Path):
-        return server
-    if isinstance(server, Settings):
-        return server.api_socket if server.server is None else socket_path(server.server)
-    if server.startswith("https://"):
-        raise Invalid(f"not yet: {server}: only unix:// until there is TLS", field="server")
-    path = server.removeprefix("unix://")
-    if not path.startswith("/") or "\0" in path:
-        raise Invalid(f"bad server {server[:80]!r}: spelled unix:///path", field="server")
-    return Path(path)
 
 
 def _targets(targets: Sequence[str]) -> Query:

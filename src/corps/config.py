@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from corps.errors import Invalid
+from corps.errors import Denied, Invalid, Unavailable
 from corps.model.name import did_you_mean
 
 HEARTBEAT_MIN_S = 0.25
@@ -16,16 +16,22 @@ HEARTBEAT_MAX_S = 60.0
 SAMPLE_MIN_S = 0.1
 SAMPLE_MAX_S = 3_600.0
 CONFIG_NAME = "corps.toml"
+CURRENT = "current-context"
+LOCAL = "local"  # the context of this machine's own master, which takes no login
+NAMES_A_MASTER = ("dir", "server", "context")
 CONFIG_MAX_BYTES = 1 << 20
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting and its default. `server` None: the master of `dir`. `disk_reserve_bytes`
-    None: the smaller of 5 % of the disk and 1 GiB."""
+    """Every setting and its default. `server` and `context` None: the master of `dir`.
+    `disk_reserve_bytes` None: the smaller of 5 % of the disk and 1 GiB."""
 
     dir: str = ""
     server: str | None = None
+    context: str | None = None
     listen: str = "127.0.0.1:7077"
+    api: str | None = None  # of a master: where it serves HTTPS too
+    host: str | None = None  # of a master: another name by which it is reached
     heartbeat_s: float = 1.0
     disk_reserve_bytes: int | None = None
     sample_s: float = 5.0  # of a worker: how often it samples usage, 0 for never
@@ -48,12 +54,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def load_settings(**flags: str | float | None) -> Settings:
-    """Flag > environment > config file > default. Raise Invalid with what is wrong and where."""
+    """Flag > environment > current context > config file > default. Raise Invalid with what is
+    wrong and where."""
     chosen: dict[str, Any] = {"dir": _default_dir()}
-    for layer in (_from_file(), _from_environment(), flags):
+    current = {"context": current_context()}
+    for layer in (_from_file(), current, _from_environment(), flags):
         given = {field: value for field, value in layer.items() if value is not None}
-        if "dir" in given:
-            chosen.pop("server", None)  # both name a master: the stronger layer means its own
+        if any(field in given for field in NAMES_A_MASTER):
+            chosen.update(server=None, context=None)  # the stronger layer means its own master
+        if "server" in given and "context" in given:
+            raise Invalid("both a server and a context: give one of them", field="server")
         chosen.update(given)
     try:
         settings = msgspec.convert(chosen, Settings)
@@ -76,6 +86,37 @@ def load_settings(**flags: str | float | None) -> Settings:
     return settings
 
 
+def config_dir() -> Path:
+    """Of the user: `corps.toml`, and what `corps login` keeps."""
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(base) / "corps"
+
+
+def current_context() -> str | None:
+    """That of `corps login` or `corps context use`; None: this machine's own master."""
+    path = config_dir() / CURRENT
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"cannot read {path}: {error}", field="context") from error
+
+
+def set_current_context(name: str | None) -> None:
+    path = config_dir() / CURRENT
+    try:
+        if name is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_name(f".{CURRENT}.new")
+        new.write_text(f"{name}\n", encoding="utf-8")
+        new.rename(path)
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+
+
 def _default_dir() -> str:
     if os.geteuid() == 0:
         return "/var/lib/corps"
@@ -87,12 +128,18 @@ def _from_environment() -> dict[str, str | None]:
     return {
         "dir": os.environ.get("CORPS_DIR") or None,
         "server": os.environ.get("CORPS_SERVER") or None,
+        "context": os.environ.get("CORPS_CONTEXT") or None,
     }
 
 
 def _config_paths() -> list[Path]:
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return [Path(base) / "corps" / CONFIG_NAME, Path("/etc/corps") / CONFIG_NAME]
+    return [config_dir() / CONFIG_NAME, Path("/etc/corps") / CONFIG_NAME]
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    """It says which master we talk to: nobody else may write it."""
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise Denied(f"{path} can be written by others: it must be yours, and chmod go-w")
 
 
 def _from_file() -> dict[str, Any]:
@@ -103,6 +150,7 @@ def _from_file() -> dict[str, Any]:
 
     try:
         with path.open("rb") as file:
+            _check_ours(path, os.fstat(file.fileno()))
             values = tomllib.loads(file.read(CONFIG_MAX_BYTES).decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Invalid(f"cannot read {path}: {error}", field="config") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import logging
@@ -17,6 +18,7 @@ from corps.errors import Conflict, Unavailable
 
 BACKLOG = 128
 NICE = -10
+PR_SET_DUMPABLE = 4
 
 
 def refuse_optimized() -> None:
@@ -32,7 +34,7 @@ def hold_lock(directory: Path, noun: str) -> Iterator[None]:
     Raise Conflict when another daemon holds it, Unavailable when the directory cannot be used.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Unavailable(
@@ -49,6 +51,15 @@ def hold_lock(directory: Path, noun: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def hide_memory() -> None:
+    """Keys and secrets pass through it: no core, and no debugger but root's (prctl(2)).
+
+    An exec makes it as usual again, so what a daemon starts is not touched by it.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise Unavailable(f"cannot keep this process from dumps: {os.strerror(ctypes.get_errno())}")
 
 
 def raise_descriptor_limit() -> None:
@@ -106,10 +117,22 @@ def unix_listener(path: Path) -> socket.socket:
     return sock
 
 
+def make_private(directory: Path) -> None:
+    """With what is missing above it; what is there stays as it is."""
+    for path in (*reversed(directory.parents), directory):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
+def private(path: str, flags: int) -> int:
+    """An opener: what it makes is for its owner only, whatever the umask says."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Whoever reads sees the old text or the new one, also after a crash."""
     new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8") as file:
+    with open(new, "w", encoding="utf-8", opener=private) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -63,6 +63,9 @@ class Witness:
 
     def _started(self, core: MasterCore) -> None:
         """A master begins with everything that was ever durable."""
+        if self._durable:  # not the first master
+            fault = self._master.store.prove().fault
+            self._require(fault is None, f"the audit trail is broken: {fault}")
         cluster = core.cluster
         for id, grave in self._graves.items():
             instance = cluster.instances.get(id)

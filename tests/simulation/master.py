@@ -16,7 +16,11 @@ import msgspec
 from corps.core import events as ev
 from corps.core.cluster import Cluster
 from corps.core.master import MasterCore
-from corps.core.records import TABLES, Meta, Record, record_key
+from corps.core.proof import Proof, Verdict
+from corps.core.records import TABLES, TRAIL, TRAIL_HEAD, Meta, Record, record_key
+from corps.model.secret import Revealed, Secret
+from corps.model.trail import TrailHead
+from corps.wire.secret import Secrets
 from corps.wire.worker import FromWorker
 from tests.simulation.network import Line
 from tests.simulation.world import World
@@ -45,6 +49,13 @@ class Store:
                     self._tables[table][key] = self._encoder.encode(effect.record)
                 else:
                     self._tables[table].pop(key, None)
+
+    def prove(self) -> Verdict:
+        """The audit trail, as it is durable."""
+        proof = Proof()
+        for _, line in sorted(self._tables[TRAIL].items()):
+            proof.take(line.decode())
+        return proof.finish(msgspec.json.decode(self._tables[TRAIL_HEAD]["head"], type=TrailHead))
 
     def load(self) -> tuple[Meta, list[Record]]:
         """The cluster, and all records: tables in their order, oldest first."""
@@ -216,6 +227,10 @@ class MasterHost:
                 line = self._lines.get(effect.session)
                 if line is not None:
                     line.down.send(effect.message)
+            case ev.Reveal():
+                line = self._lines.get(effect.session)
+                if line is not None:
+                    line.down.send(Secrets(key=effect.key, secrets=_opened(effect.secrets)))
             case ev.Close():
                 line = self._lines.get(effect.session)
                 if line is not None:
@@ -232,3 +247,9 @@ class MasterHost:
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         life = self._life
         self._world.after(delay_s, lambda: action() if life == self._life else None)
+
+
+def _opened(secrets: tuple[Secret, ...]) -> tuple[Revealed, ...]:
+    return tuple(
+        Revealed(name=one.name, version=one.sealed.version, value=one.sealed.box) for one in secrets
+    )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from corps.cli.upload import BULK_SOCKET
 from corps.client import Client
 from corps.model.artifact import (
     FileEntry,
@@ -18,7 +17,6 @@ from corps.model.artifact import (
 )
 from corps.model.name import Digest
 from corps.net.bulk_client import BulkClient
-from corps.net.unix_http import connect_unix
 from corps.pack.parcel import Packed
 from corps.store.blobs import BlobStore
 
@@ -71,7 +69,7 @@ def leftovers(root: Path) -> list[str]:
 
 def upload(client: Client, packed: Packed) -> Digest:
     """To the master, and to no worker yet."""
-    path = client.socket_path.with_name(BULK_SOCKET)
-    with BulkClient(lambda: connect_unix(path)) as bulk:
+    endpoint = client.endpoint
+    with BulkClient(endpoint.connect_bulk, opening=endpoint.opening) as bulk:
         bulk.put_all(packed.sources)
         return bulk.put_bytes(packed.manifest_bytes)

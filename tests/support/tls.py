@@ -57,7 +57,7 @@ class TestCa:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self.authority.issue_worker(request_of(key), worker, time.time() - age_s)
         pem = certificate.public_bytes(Encoding.PEM)
-        credentials.save(key, pem, self.authority.bundle_pem)
+        credentials.save(key, pem, self.authority.bundle_pem, token="")
         return credentials
 
     def identity(self, worker: str) -> Identity:

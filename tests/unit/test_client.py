@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import socket
-import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
 
-from corps.client import Client, LogSlice, OutputSlice, socket_path
+from corps.client import Client, LogSlice, OutputSlice
 from corps.clock import Clock
 from corps.config import Settings
 from corps.errors import Conflict, CorpsError, Invalid, ProtocolError, TimedOut, Unavailable
 from corps.model.command import Accepted, Failure, Instances, Kill, Removed, Submission
 from corps.model.output_view import GoneView, LogChunkView, OutputView, PieceView, StreamView
 from corps.model.view import CompareView, WorkerView
+from corps.net.endpoint import endpoint_of
+from corps.net.unix_http import UnixEndpoint
+from tests.support.http import Answer, UnixMaster, serving
 from tests.support.waiting import until
 
 WORKER = WorkerView(
@@ -37,96 +35,14 @@ WORKER = WorkerView(
 )
 
 
-class Answer(msgspec.Struct):
-    """What the server does with one request. `body` None: it hangs up."""
-
-    body: object = None
-    status: int = 200
-    headers: dict[str, str] = {}
-    is_last: bool = False
-    is_cut: bool = False
-
-
-class Request(msgspec.Struct):
-    connection: int
-    method: str
-    path: str
-    query: list[tuple[str, str]]
-    body: bytes
-
-
-class Master(socketserver.ThreadingUnixStreamServer):
-    """Answers requests in the order given."""
-
-    daemon_threads = True
-
-    def __init__(self, path: Path) -> None:
-        self.answers: list[Answer] = []
-        self.requests: list[Request] = []
-        self.connections = 0
-        self.silence = threading.Event()
-        super().__init__(str(path), _Handler)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Master
-
-    def setup(self) -> None:
-        self.server.connections += 1
-        self.number = self.server.connections
-        super().setup()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        url = urlsplit(self.path)
-        self.server.requests.append(
-            Request(
-                self.number, self.command, url.path, parse_qsl(url.query), self.rfile.read(length)
-            )
-        )
-        if not self.server.answers:
-            self.server.silence.wait(10)
-            return
-        answer = self.server.answers.pop(0)
-        if answer.body is None:
-            self.close_connection = True
-            return
-        body = answer.body if isinstance(answer.body, bytes) else msgspec.json.encode(answer.body)
-        self.send_response(answer.status)
-        for name, value in {**answer.headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if answer.is_cut else body)
-        self.close_connection = answer.is_last or answer.is_cut
-
-    do_POST = do_GET
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "api.sock"
 
 
-@contextmanager
-def serving(path: Path) -> Iterator[Master]:
-    with Master(path) as master:
-        thread = threading.Thread(target=master.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield master
-        finally:
-            master.silence.set()
-            master.shutdown()
-            thread.join()
-
-
 @pytest.fixture
-def master(path: Path) -> Iterator[Master]:
-    with serving(path) as master:
+def master(path: Path) -> Iterator[UnixMaster]:
+    with serving(UnixMaster(path)) as master:
         yield master
 
 
@@ -149,7 +65,7 @@ def test_without_a_master_it_says_so_at_once(path: Path) -> None:
 
 
 def test_a_stale_socket_is_no_master(path: Path) -> None:
-    Master(path).server_close()
+    UnixMaster(path).server_close()
     assert f"no master at unix://{path}: connection refused" in _failure(path).message
 
 
@@ -166,22 +82,20 @@ def test_a_master_that_accepts_nobody_is_given_up(path: Path) -> None:
 
 def test_server_names() -> None:
     settings = Settings(dir="/tmp/d")
-    assert socket_path(settings) == Path("/tmp/d/master/api.sock")
-    assert socket_path("unix:///run/x.sock") == Path("/run/x.sock")
+    assert endpoint_of(settings) == UnixEndpoint(Path("/tmp/d/master/api.sock"))
+    assert endpoint_of("unix:///run/x.sock") == UnixEndpoint(Path("/run/x.sock"))
     named = msgspec.structs.replace(settings, server="unix:///run/x.sock")
-    assert socket_path(named) == Path("/run/x.sock")
-    with pytest.raises(Invalid, match="not yet: https://m:1: only unix:// until there is TLS"):
-        socket_path("https://m:1")
+    assert endpoint_of(named) == UnixEndpoint(Path("/run/x.sock"))
     for bad in ("", "m:7077", "unix://relative", "unix:///a\0b"):
         with pytest.raises(Invalid, match="bad server"):
-            socket_path(bad)
+            endpoint_of(bad)
 
 
 def test_a_path_longer_than_sun_path(tmp_path: Path) -> None:
     directory = tmp_path.joinpath(*(["d" * 60] * 4))
     directory.mkdir(parents=True)
     short = tmp_path / "s"
-    with Master(short) as master:
+    with UnixMaster(short) as master:
         threading.Thread(target=master.handle_request, daemon=True).start()
         short.rename(directory / "api.sock")
         master.answers.append(Answer([], is_last=True))
@@ -189,7 +103,7 @@ def test_a_path_longer_than_sun_path(tmp_path: Path) -> None:
             assert client.workers() == []
 
 
-def test_reads_are_decoded_and_share_a_connection(path: Path, master: Master) -> None:
+def test_reads_are_decoded_and_share_a_connection(path: Path, master: UnixMaster) -> None:
     comparison = CompareView(app="web", versions=(), sentences=("x",))
     master.answers += [Answer([WORKER]), Answer([]), Answer([])]
     master.answers += [Answer([]), Answer([]), Answer([]), Answer(comparison)]
@@ -209,7 +123,7 @@ def test_reads_are_decoded_and_share_a_connection(path: Path, master: Master) ->
     assert master.requests[6].query == [("version", "web@1a2b"), ("version", "web@9f3c")]
 
 
-def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: Master) -> None:
+def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: UnixMaster) -> None:
     failure = Failure(code="conflict", message="in use by web.1", details={"artifact": "web"})
     master.answers.append(Answer(failure, status=409))
     error = _failure(path)
@@ -222,20 +136,20 @@ def test_what_the_master_refuses_is_raised_as_it_was(path: Path, master: Master)
     [Answer(b"<html>"), Answer([{"name": 1}]), Answer(b"\xff")],
 )
 def test_an_answer_of_another_kind_is_a_protocol_error(
-    path: Path, master: Master, answer: Answer
+    path: Path, master: UnixMaster, answer: Answer
 ) -> None:
     master.answers.append(answer)
     assert isinstance(_failure(path), ProtocolError)
 
 
-def test_a_read_survives_a_lost_connection(path: Path, master: Master) -> None:
+def test_a_read_survives_a_lost_connection(path: Path, master: UnixMaster) -> None:
     master.answers += [Answer(None), Answer([WORKER])]
     with Client(path) as client:
         assert client.workers() == [WORKER]
 
 
 def test_a_master_that_breaks_down_while_it_answers_is_asked_again(
-    path: Path, master: Master
+    path: Path, master: UnixMaster
 ) -> None:
     master.answers += [Answer(b"oops", status=500), Answer(Instances(instances=()))]
     with Client(path) as client:
@@ -243,14 +157,16 @@ def test_a_master_that_breaks_down_while_it_answers_is_asked_again(
     assert len(_ids(master)) == 1
 
 
-def test_an_answer_cut_short_is_asked_for_again(path: Path, master: Master) -> None:
+def test_an_answer_cut_short_is_asked_for_again(path: Path, master: UnixMaster) -> None:
     master.answers += [Answer([WORKER], is_cut=True), Answer([WORKER])]
     with Client(path) as client:
         assert client.workers() == [WORKER]
     assert len(master.requests) == 2
 
 
-def test_a_master_that_stays_broken_leaves_the_outcome_unknown(path: Path, master: Master) -> None:
+def test_a_master_that_stays_broken_leaves_the_outcome_unknown(
+    path: Path, master: UnixMaster
+) -> None:
     master.answers += [Answer(b"oops", status=500) for _ in range(20)]
     with Client(path, patience_s=0.3) as client, pytest.raises(TimedOut) as caught:
         client.kill(["web.1"])
@@ -258,7 +174,7 @@ def test_a_master_that_stays_broken_leaves_the_outcome_unknown(path: Path, maste
     assert len(_ids(master)) == 1
 
 
-def test_a_connection_closed_meanwhile_is_replaced(path: Path, master: Master) -> None:
+def test_a_connection_closed_meanwhile_is_replaced(path: Path, master: UnixMaster) -> None:
     master.answers += [Answer([], is_last=False), Answer([])]
     with Client(path) as client:
         client.workers()
@@ -266,17 +182,17 @@ def test_a_connection_closed_meanwhile_is_replaced(path: Path, master: Master) -
         assert client.workers() == []
 
 
-def test_a_silent_master_times_out(path: Path, master: Master) -> None:
+def test_a_silent_master_times_out(path: Path, master: UnixMaster) -> None:
     with Client(path, answer_s=0.1) as client, pytest.raises(TimedOut, match=r"within 0\.1 s"):
         client.workers()
 
 
-def _ids(master: Master) -> set[str]:
+def _ids(master: UnixMaster) -> set[str]:
     bodies = [request.body for request in master.requests]
     return {msgspec.json.decode(body, type=Submission).id for body in bodies}
 
 
-def test_a_command_not_done_yet_is_sent_again_with_its_id(path: Path, master: Master) -> None:
+def test_a_command_not_done_yet_is_sent_again_with_its_id(path: Path, master: UnixMaster) -> None:
     accepted = Answer(Accepted(id="x" * 32))
     master.answers += [accepted, accepted, Answer(Removed(instances=("web.1",)))]
     with Client(path) as client:
@@ -287,14 +203,14 @@ def test_a_command_not_done_yet_is_sent_again_with_its_id(path: Path, master: Ma
     assert master.requests[0].query == [("wait_s", "30.0")]
 
 
-def test_a_command_survives_lost_connections(path: Path, master: Master) -> None:
+def test_a_command_survives_lost_connections(path: Path, master: UnixMaster) -> None:
     master.answers += [Answer(None), Answer(None), Answer(Instances(instances=()))]
     with Client(path) as client:
         assert client.kill(["web.1"]) == ()
     assert len(_ids(master)) == 1
 
 
-def test_two_commands_have_two_ids(path: Path, master: Master) -> None:
+def test_two_commands_have_two_ids(path: Path, master: UnixMaster) -> None:
     done = Answer(Instances(instances=()))
     master.answers += [done, done]
     with Client(path) as client:
@@ -304,7 +220,7 @@ def test_two_commands_have_two_ids(path: Path, master: Master) -> None:
 
 
 def test_a_command_whose_master_does_not_come_back_has_an_unknown_outcome(path: Path) -> None:
-    with Master(path) as master:
+    with UnixMaster(path) as master:
         master.answers.append(Answer(None))
         threading.Thread(target=master.handle_request).start()
         failures: list[CorpsError] = []
@@ -329,7 +245,7 @@ def test_a_command_whose_master_does_not_come_back_has_an_unknown_outcome(path: 
     assert id in error.message
 
 
-def test_a_refused_command_is_no_longer_under_way(path: Path, master: Master) -> None:
+def test_a_refused_command_is_no_longer_under_way(path: Path, master: UnixMaster) -> None:
     master.answers.append(Answer(Failure(code="not_found", message="no"), status=404))
     with Client(path) as client:
         with pytest.raises(CorpsError):
@@ -337,13 +253,13 @@ def test_a_refused_command_is_no_longer_under_way(path: Path, master: Master) ->
         assert client.under_way is None
 
 
-def test_an_answer_to_another_command_is_a_protocol_error(path: Path, master: Master) -> None:
+def test_an_answer_to_another_command_is_a_protocol_error(path: Path, master: UnixMaster) -> None:
     master.answers.append(Answer(Removed(instances=())))
     with Client(path) as client, pytest.raises(ProtocolError):
         client.kill(["web.1"])
 
 
-def test_a_given_id_is_used(path: Path, master: Master) -> None:
+def test_a_given_id_is_used(path: Path, master: UnixMaster) -> None:
     master.answers.append(Answer(Instances(instances=())))
     with Client(path) as client:
         client.submit(Kill(targets=("web.1",)), Instances, id="my-own-id")
@@ -355,7 +271,7 @@ def test_what_is_not_utf8_is_refused_before_it_is_sent(path: Path) -> None:
         client.kill(["\udcff"])
 
 
-def test_log_bytes_come_raw_with_their_place(path: Path, master: Master) -> None:
+def test_log_bytes_come_raw_with_their_place(path: Path, master: UnixMaster) -> None:
     headers = {
         "X-Corps-Offset": "10",
         "X-Corps-Next-Offset": "13",
@@ -378,7 +294,7 @@ def test_log_bytes_come_raw_with_their_place(path: Path, master: Master) -> None
     ]
 
 
-def test_output_comes_in_pieces_whose_bytes_are_bytes(path: Path, master: Master) -> None:
+def test_output_comes_in_pieces_whose_bytes_are_bytes(path: Path, master: UnixMaster) -> None:
     piece = PieceView(stream="stderr", at="2026-11-24T19:00:00.5Z", offset=7, data=b"\xff\x00\n")
     view = OutputView(
         attempt=2,
@@ -403,7 +319,7 @@ def test_output_comes_in_pieces_whose_bytes_are_bytes(path: Path, master: Master
     ]
 
 
-def test_the_path_of_a_request_is_quoted(path: Path, master: Master) -> None:
+def test_the_path_of_a_request_is_quoted(path: Path, master: UnixMaster) -> None:
     master.answers.append(Answer([]))
     with Client(path) as client:
         client.progress("../x?y")

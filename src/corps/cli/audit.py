@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import click
 
 from corps.cli import render
 from corps.cli.moment import parse_since, unix
 from corps.cli.operator import Operator
-from corps.cli.options import TARGET, Aim, all_option, figures_option, verb
+from corps.cli.options import TARGET, Aim, Verb, all_option, figures_option, verb
 from corps.cli.plot import Series, has_blocks, plot, terminal_width
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Malformed
@@ -31,7 +31,31 @@ class AuditOptions(TypedDict):
     output: Output
 
 
-@verb("audit")
+class Audit(Verb):
+    """Performance, or with one of these words first the audit trail; loaded when it is asked for.
+
+    An app of such a name is told apart by `--` before it.
+    """
+
+    WORDS = ("trail", "verify", "export")
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if not args or args[0] not in self.WORDS:
+            return super().make_context(info_name, args, parent, **extra)
+        from corps.cli import trail  # noqa: PLC0415  # figures need none of it
+
+        command = getattr(trail, args[0])
+        assert isinstance(command, click.Command)
+        return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+
+@verb("audit", Audit)
 @click.argument("targets", nargs=-1, type=TARGET, metavar="[TARGET...]")
 @all_option
 @click.option("--since", metavar="T", help="RFC 3339, or how long ago: 10m.")
@@ -47,6 +71,9 @@ def audit(operator: Operator, **options: Unpack[AuditOptions]) -> None:
 
     In JSON the runs of named TARGETs have their usage over time. --compare tells how the versions
     of an app differ in memory, CPU time, time to start and failures.
+
+    'corps audit trail' tells who did what, 'corps audit verify' proves it, 'corps audit export'
+    writes it down.
     """
     targets, output = options["targets"], options["output"]
     if sum((options["is_plot"], options["has_series"], options["is_compare"])) > 1:

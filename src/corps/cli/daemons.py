@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import verb
+from corps.cli.token import TokenOptions, given_token, join_by, token_options
 from corps.config import HEARTBEAT_MAX_S, HEARTBEAT_MIN_S, SAMPLE_MAX_S
 from corps.errors import Conflict, Invalid
 from corps.model.selector import check_label
@@ -27,9 +28,8 @@ heartbeat_option = click.option(
 )
 
 
-class WorkerOptions(TypedDict):
+class WorkerOptions(TokenOptions):
     master: str
-    token: str | None
     name: str | None
     labels: tuple[str, ...]
     heartbeat: float | None
@@ -40,7 +40,8 @@ class WorkerOptions(TypedDict):
 
 @verb("master")
 @click.option("--listen", metavar="HOST:PORT", help="Where workers dial in.")
-@click.option("--api", metavar="HOST:PORT", help="Not yet: HTTPS for operators.")
+@click.option("--api", metavar="HOST:PORT", help="HTTPS for operators elsewhere.")
+@click.option("--host", metavar="NAME", help="Another name by which this master is reached.")
 @heartbeat_option
 @click.option("--accept-rollback", is_flag=True, help="Go on from an older copy of state.db.")
 @click.pass_obj
@@ -48,14 +49,15 @@ def master(
     operator: Operator,
     listen: str | None,
     api: str | None,
+    host: str | None,
     heartbeat: float | None,
     accept_rollback: bool,
 ) -> None:
     """Run the master in the foreground; prints its addresses and how workers join."""
-    if api is not None:
-        raise Invalid("no --api yet: operators use the unix socket until there is TLS", field="api")
-    settings = operator.load(listen=listen, heartbeat_s=heartbeat)
+    settings = operator.load(listen=listen, api=api, host=host, heartbeat_s=heartbeat)
     parse_address(settings.listen)
+    if settings.api is not None:
+        parse_address(settings.api)
     from corps.master.main import run  # noqa: PLC0415  # half a second that only the master costs
 
     run(settings, accepts_rollback=accept_rollback)
@@ -63,7 +65,7 @@ def master(
 
 @verb("worker")
 @click.option("--master", required=True, metavar="HOST:PORT", help="Where the master listens.")
-@click.option("--token", metavar="T", help="Not yet: to join over TLS.")
+@token_options
 @click.option("--name", metavar="N", help="What to be called; else the name it had, or a new one.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="For selectors.")
 @click.option(
@@ -82,8 +84,6 @@ def master(
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     """Run a worker in the foreground; ending it leaves the apps running."""
-    if options["token"] is not None:
-        raise Invalid("no --token yet: workers join without until there is TLS", field="token")
     _, port = parse_address(options["master"])
     if port == 0:
         raise Invalid(f"bad address {options['master']!r}: no master has port 0", field="master")
@@ -92,17 +92,21 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
         raise Invalid("a label is given twice", field="label")
     reserve = options["disk_reserve"]
     reserve_bytes = None if reserve is None else parse_size("disk-reserve", reserve)
+    settings = operator.load(
+        heartbeat_s=options["heartbeat"],
+        disk_reserve_bytes=reserve_bytes,
+        sample_s=options["sample"],
+        policy=options["policy"],
+    )
+    name = options["name"]
+    if (token := given_token(options)) is not None:
+        name = join_by(settings, options["master"], token, name)
     from corps.worker.main import run  # noqa: PLC0415  # what only the worker costs
 
     run(
-        operator.load(
-            heartbeat_s=options["heartbeat"],
-            disk_reserve_bytes=reserve_bytes,
-            sample_s=options["sample"],
-            policy=options["policy"],
-        ),
+        settings,
         master=options["master"],
-        name=options["name"],
+        name=name,
         labels=labels,
     )
 

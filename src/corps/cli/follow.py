@@ -70,7 +70,7 @@ def follow(
     if lines is not None:
         begins = _show_last(client, sources, begins, show)
     for begin in begins:
-        pump = _Pump(Client(client.socket_path), begin, arrivals, goes_on=goes_on)
+        pump = _Pump(Client(client.endpoint), begin, arrivals, goes_on=goes_on)
         threading.Thread(target=pump.run, daemon=True).start()
     failed = sum(_show(arrivals, show, len(sources)))
     show.end()

@@ -14,6 +14,7 @@ from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import Output
 from corps.errors import Failed, Invalid
 from corps.model.command import COUNT_MAX, Launch
+from corps.model.secret import parse_uses
 from corps.model.spec import check_env_pair
 from corps.model.terms import (
     LOG_DEFAULT_BYTES,
@@ -46,10 +47,14 @@ class LaunchOptions(TypedDict):
     pids: int | None
     watchdog: bool
     user: str | None
+    new_privileges: bool
     nice: int | None
     umask: str | None
     linger: str
     log_max: str | None
+    secrets: tuple[str, ...]
+    secret_fds: tuple[str, ...]
+    secret_variables: tuple[str, ...]
     output: Output
 
 
@@ -79,6 +84,7 @@ class LaunchOptions(TypedDict):
 @click.option("--pids", type=int, metavar="N", help="Processes and threads of the instance.")
 @click.option("--watchdog", is_flag=True, help="Where no cgroup can be had, let the worker watch.")
 @click.option("--user", metavar="NAME[:GROUP]", help="Run as this user.")
+@click.option("--new-privileges", is_flag=True, help="Let setuid programs work, sudo for one.")
 @click.option("--nice", type=int, metavar="N", help="From -20 to 19.")
 @click.option("--umask", metavar="MODE", help="Octal: 027.")
 @click.option(
@@ -87,6 +93,27 @@ class LaunchOptions(TypedDict):
     default=Linger.KILL.value,
     show_default=True,
     help="What becomes of descendants that outlive the leader.",
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME[=FILE]",
+    help="A file of that name, in the directory $CORPS_SECRETS.",
+)
+@click.option(
+    "--secret-fd",
+    "secret_fds",
+    multiple=True,
+    metavar="NAME=N",
+    help="As the open descriptor N.",
+)
+@click.option(
+    "--secret-env",
+    "secret_variables",
+    multiple=True,
+    metavar="K=NAME",
+    help="As a variable, for what can read nothing else.",
 )
 @click.option("--log-max", metavar="SIZE", help="Of each stream on disk: 256M unless said.")
 @output_option
@@ -141,10 +168,12 @@ def _terms(options: LaunchOptions) -> Terms:
             watchdog=options["watchdog"],
         ),
         user=options["user"],
+        new_privileges=options["new_privileges"],
         nice=options["nice"],
         umask=None if options["umask"] is None else parse_umask(options["umask"]),
         linger=Linger(options["linger"]),
         log_max_bytes=LOG_DEFAULT_BYTES if log_max is None else parse_size("log-max", log_max),
+        secrets=parse_uses(options["secrets"], options["secret_fds"], options["secret_variables"]),
     )
     check_terms(terms)
     return terms

@@ -18,7 +18,7 @@ from corps.cli.lock import Holder, holder, keeper_holder
 from corps.client import Client
 from corps.clock import Clock
 from corps.config import Settings
-from corps.daemon import write_atomically
+from corps.daemon import make_private, private, write_atomically
 from corps.errors import Conflict, Failed, TimedOut, Unavailable
 from corps.model.instance import InstanceState
 from corps.model.worker import WorkerState
@@ -136,9 +136,8 @@ class Cluster:
         log = self._log(name)
         command = [sys.executable, "-P", "-m", "corps.cli.main", "--dir", self.settings.dir]
         try:
-            self.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with log.open("ab") as output:
+            make_private(log.parent)
+            with open(log, "ab", opener=private) as output:
                 self._started[name] = subprocess.Popen(
                     [*command, *arguments, "--heartbeat", str(self.settings.heartbeat_s)],
                     stdin=subprocess.DEVNULL,
@@ -260,6 +259,6 @@ def find_cluster(settings: Settings) -> Cluster:
     """The one that `corps up` started on this directory; without workers if it did not."""
     try:
         names = msgspec.json.decode((settings.state_dir / UP).read_bytes(), type=list[str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         names = []
     return Cluster(settings, names)

@@ -29,6 +29,14 @@ def parse_since(text: str, now: Callable[[], float] | None = None) -> float:
         ) from None
 
 
+def parse_duration(text: str) -> float:
+    """`90d` -> seconds. Raise Malformed naming the formats."""
+    match = _AGO.fullmatch(text)
+    if match is None:
+        raise Malformed(f"bad time {text[:80]!r}: how long, spelled 30s 10m 2h 90d")
+    return float(match[1]) * UNITS_S[match[2]]
+
+
 def unix(text: str) -> float:
     """RFC 3339 -> unix seconds; without a zone it is UTC. Raise ValueError."""
     moment = datetime.datetime.fromisoformat(text)

@@ -50,7 +50,10 @@ class Verb(click.Command):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.params += master_options(is_hidden=True)
+        known = {name for parameter in self.params for name in parameter.opts}
+        self.params += [
+            option for option in master_options(is_hidden=True) if known.isdisjoint(option.opts)
+        ]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -65,24 +68,23 @@ def verb(name: str, kind: type[Verb] = Verb) -> Callable[[Callable[..., Any]], V
 
 
 def master_options(*, is_hidden: bool = False) -> list[click.Parameter]:
-    """`--dir` and `--server`."""
+    """Which master, and as whom."""
+    options = {
+        "--dir": ("DIR", "State directory."),
+        "--server": ("URL", "Another master: https://HOST:PORT, unix:///path/of/api.sock."),
+        "--context": ("NAME", "Another master: one of 'corps context', or 'local'."),
+        "--token-file": ("FILE", "With a person's token, for --server; else CORPS_TOKEN."),
+    }
     return [
         click.Option(
-            ["--dir"],
-            metavar="DIR",
-            help="State directory.",
+            [name],
+            metavar=metavar,
+            help=text,
             callback=_other_master,
             expose_value=False,
             hidden=is_hidden,
-        ),
-        click.Option(
-            ["--server"],
-            metavar="URL",
-            help="Another master: unix:///path/of/api.sock.",
-            callback=_other_master,
-            expose_value=False,
-            hidden=is_hidden,
-        ),
+        )
+        for name, (metavar, text) in options.items()
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -21,13 +22,14 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from corps.cli import render
 from corps.cli.operator import Operator
 from corps.cli.options import verb
-from corps.cli.tree import MODULES, PROGRAM, run, tree
+from corps.cli.tree import MODULES, PROGRAM, WORKER_REVOKE, run, tree
 from corps.errors import INTERRUPTED_EXIT_CODE, Malformed
 
 PROMPT = f"{PROGRAM}> "
 HISTORY = "history"
 OWN_WORDS = ("help", "exit")
 OUTSIDE = ("up", "master", "worker", "shell")
+_TOKEN = re.compile(r"\b[CP]1\.[a-z2-7]{8}\.")
 
 
 @verb("shell")
@@ -74,7 +76,7 @@ class Shell:
             return
         if words[0] in ("exit", "quit"):
             self._is_over = True
-        elif words[0] in OUTSIDE:
+        elif words[0] in OUTSIDE and words[:2] != WORKER_REVOKE:
             render.error(f"not within the shell: exit first, then '{PROGRAM} {words[0]}'")
             self._status = Malformed.exit_code
         else:
@@ -100,7 +102,7 @@ class Shell:
             self._greet()
         session: PromptSession[str] = PromptSession(
             PROMPT,
-            history=_history(path),
+            history=history(path),
             completer=TreeCompleter(self._operator),
             complete_in_thread=True,
             complete_while_typing=False,
@@ -162,10 +164,18 @@ def _output() -> Output:
     return output
 
 
-def _history(path: Path) -> History:
+def history(path: Path) -> History:
     """Lines of earlier sessions, for their writer's eyes only."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError:
         return InMemoryHistory()
-    return FileHistory(str(path))
+    return _DiscreetHistory(str(path))
+
+
+class _DiscreetHistory(FileHistory):
+    """What holds a token is not written down."""
+
+    def store_string(self, string: str) -> None:
+        if not _TOKEN.search(string):
+            super().store_string(string)

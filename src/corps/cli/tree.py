@@ -22,6 +22,7 @@ MODULES = {
     "down": "daemons",
     "master": "daemons",
     "worker": "daemons",
+    "join": "join",
     "shell": "shell",
     "workers": "workers",
     "check": "check",
@@ -31,6 +32,7 @@ MODULES = {
     "delete": "artifacts",
     "tag": "upkeep",
     "sign": "sign",
+    "secret": "secret",
     "launch": "launch",
     "ps": "apps",
     "stop": "apps",
@@ -42,8 +44,15 @@ MODULES = {
     "audit": "audit",
     "rm": "apps",
     "events": "workers",
+    "login": "login",
+    "logout": "login",
+    "context": "login",
+    "whoami": "login",
+    "token": "access",
+    "user": "access",
     "version": "workers",
 }
+WORKER_REVOKE = ["worker", "revoke"]  # all else of 'corps worker' is the daemon's
 
 
 class Tree(click.Group):
@@ -63,6 +72,10 @@ class Tree(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if args[:2] == WORKER_REVOKE:
+            from corps.cli.access import worker_revoke  # noqa: PLC0415  # as all commands are
+
+            return "worker revoke", worker_revoke, args[2:]
         if name not in MODULES and not name.startswith("-") and not ctx.resilient_parsing:
             hint = did_you_mean(name, MODULES) or "; see 'corps --help'"
             raise Malformed(f"no command {name[:80]!r}{hint}")

@@ -20,10 +20,8 @@ from corps.model.command import Copied, Copy, Uploaded
 from corps.model.name import Digest
 from corps.model.view import WAITING, CopyView
 from corps.net.bulk_client import BulkClient
-from corps.net.unix_http import connect_unix
 from corps.pack.parcel import Packed
 
-BULK_SOCKET = "bulk.sock"
 MASTER = "(master)"
 PORTION_BYTES = 64 << 20  # what one of several that send the same takes upon itself at once
 PORTION_FILES = 1_000
@@ -77,7 +75,7 @@ def _wait(client: Client, command: Copy, shown: Display | None) -> Copied:
     def look() -> list[Lap]:
         return laps(own.progress(client.under_way) if client.under_way else rows)
 
-    with Client(client.socket_path) as own, watching(shown, look):
+    with Client(client.endpoint) as own, watching(shown, look):
         copied = client.submit(command, Copied)
         rows = copied.workers
     return copied
@@ -88,8 +86,8 @@ def _uploaded(client: Client, packed: Packed, shown: Display | None) -> Iterator
     """What had to be sent, if anything. Nothing of it goes from the master while the block runs."""
     clock = Clock()
     begin = clock()
-    path = client.socket_path.with_name(BULK_SOCKET)
-    with BulkClient(lambda: connect_unix(path)) as bulk:
+    endpoint = client.endpoint
+    with BulkClient(endpoint.connect_bulk, opening=endpoint.opening) as bulk:
         upload = Sender(bulk, packed)
         uploaded = None
         if upload.todo:
@@ -170,7 +168,7 @@ def _tell_what_is_left(client: Client, name: str) -> None:
         render.error(f"{name} is not copied; what the master has of it will not be sent again")
         return
     try:
-        with Client(client.socket_path, answer_s=LOOK_S, patience_s=0.0) as own:
+        with Client(client.endpoint, answer_s=LOOK_S, patience_s=0.0) as own:
             rows = own.progress(id)
     except CorpsError as error:
         render.error(f"whether the copy of {name} goes on is not known: {error.message}")

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from corps.client import Client
 from corps.clock import Clock
-from corps.config import Settings
 from corps.errors import CorpsError
+from corps.net.exchange import Endpoint
 
 ANSWER_S = 0.5
 FRESH_S = 1.0
@@ -25,8 +25,8 @@ class Noun(StrEnum):
 class Vocabulary:
     """Names by noun, from any thread; none when the master does not answer soon."""
 
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._settings = settings
+    def __init__(self, endpoint: Callable[[], Endpoint]) -> None:
+        self._endpoint = endpoint
         self._clock = Clock()
         self._lock = threading.Lock()
         self._client: Client | None = None
@@ -44,7 +44,7 @@ class Vocabulary:
     def _ask(self, noun: Noun) -> list[str]:
         try:
             if self._client is None:
-                self._client = Client(self._settings(), answer_s=ANSWER_S)
+                self._client = Client(self._endpoint(), answer_s=ANSWER_S)
             return sorted(set(_names(self._client, noun)))
         except CorpsError:
             return []  # nothing to suggest; the command itself will say what is wrong

@@ -16,7 +16,7 @@ from corps.model.identity import Identity
 from corps.model.name import WorkerName
 from corps.model.worker import WorkerState
 from corps.wire.codec import PROTOCOL_VERSION
-from corps.wire.worker import Hello
+from corps.wire.worker import Expired, Hello, Refused
 
 WORKERS_MAX = 10_000
 LOOK_EVERY_S = 5.0
@@ -33,11 +33,15 @@ class Admission:
         self._looked_at = ledger.now
         self._told: dict[tuple[str, WorkerName], None] = {}  # of whom operators have heard
 
-    def check(self, identity: Identity | None) -> None:
-        """Raise Denied for the bearer of a certificate that is worth nothing."""
+    def refusal(self, identity: Identity | None) -> Refused | Expired | None:
+        """What to tell the bearer of a certificate that is worth nothing."""
         reason = None if identity is None else self._ledger.refusal(identity)
-        if reason is not None:
-            raise Denied(f"{reason}: join again, with a new token")
+        if identity is None or reason is None:
+            return None
+        cluster = self._ledger.cluster
+        if cluster.roll.no_renewal(identity, cluster.meta.cluster, self._ledger.now) is None:
+            return Expired(message=reason)
+        return Refused(code=Denied.code, message=f"{reason}: join again, with a new token")
 
     def check_hello(self, session: Session, hello: Hello) -> None:
         """Raise what it must be refused for."""
@@ -86,7 +90,6 @@ class Admission:
     def _check_name(self, session: Session, name: WorkerName) -> None:
         """Raise Denied for who calls itself something that it is not."""
         identity = session.identity
-        self.check(identity)
         if identity is None:
             if name in self._ledger.cluster.roll.members:
                 raise Denied(

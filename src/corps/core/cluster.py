@@ -6,12 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 from typing import assert_never
 
+from corps.core.chain import Chain
 from corps.core.records import App, CommandRecord, Event, Meta, Record, artifact_key
 from corps.core.roll import Roll
 from corps.model.artifact import Artifact
 from corps.model.certificate import Certificate
 from corps.model.instance import Desired, Instance, InstanceState
 from corps.model.name import AttemptKey, CommandId, InstanceId, WorkerName
+from corps.model.secret import Secret
+from corps.model.trail import TrailEntry, TrailHead, TrailMark
 from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
 
@@ -36,6 +39,7 @@ class Cluster:
         self.commands: dict[CommandId, CommandRecord] = {}
         self.events: deque[Event] = deque()
         self.roll = Roll()
+        self.chain = Chain()
         self.next_seq = 1
         self._live_by_worker: dict[WorkerName, dict[InstanceId, None]] = {}
         self._by_app: dict[str, dict[InstanceId, None]] = {}
@@ -59,16 +63,12 @@ class Cluster:
             case Event():
                 self.events.append(record)
                 self.next_seq = record.seq + 1
-            case Worker():
-                self.workers[record.name] = record
-            case Artifact():
-                self.artifacts[artifact_key(record)] = record
-            case App():
-                self.apps[record.name] = record
-            case Meta():
-                self.meta = record
-            case JoinToken() | Member() | User() | UserToken():
+            case Worker() | Artifact() | App() | Meta():
+                self._put_noun(record)
+            case JoinToken() | Member() | User() | UserToken() | Secret():
                 self.roll.put(record)
+            case TrailEntry() | TrailHead() | TrailMark():
+                self.chain.put(record)
             case _:
                 assert_never(record)
 
@@ -90,8 +90,10 @@ class Cluster:
                 self.events.popleft()
             case Artifact():
                 del self.artifacts[artifact_key(record)]
-            case JoinToken() | Member() | User() | UserToken():
+            case JoinToken() | Member() | User() | UserToken() | Secret():
                 self.roll.drop(record)
+            case TrailEntry() | TrailHead() | TrailMark():
+                self.chain.drop(record)
             case Worker() | App() | Meta():
                 raise AssertionError(f"{type(record).__name__} records are never dropped")
             case _:
@@ -156,6 +158,19 @@ class Cluster:
         self._dead = dict.fromkeys(dead)
         done = sorted(self._done, key=lambda id: self.commands[id].done_at or 0.0)
         self._done = dict.fromkeys(done)
+
+    def _put_noun(self, record: Worker | Artifact | App | Meta) -> None:
+        match record:
+            case Worker():
+                self.workers[record.name] = record
+            case Artifact():
+                self.artifacts[artifact_key(record)] = record
+            case App():
+                self.apps[record.name] = record
+            case Meta():
+                self.meta = record
+            case _:
+                assert_never(record)
 
     def _put_command(self, record: CommandRecord) -> None:
         self.commands[record.id] = record

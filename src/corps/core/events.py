@@ -11,8 +11,10 @@ from corps.model.artifact import Transfer
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.identity import Identity
 from corps.model.instance import Evidence, Launchable
-from corps.model.name import AttemptKey, CommandId, Digest
+from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
+from corps.model.secret import Revealed, Secret
 from corps.model.series import Measured
+from corps.model.trail import Deed
 from corps.wire.keeper import FromKeeper, ToKeeper
 from corps.wire.output import Note
 from corps.wire.worker import (
@@ -68,16 +70,55 @@ class ArtifactFacts(msgspec.Struct, frozen=True):
 
 
 class Commanded(Event, frozen=True):
-    """An operator's command; `body` is the digest of its bytes."""
+    """An operator's command; `body` is the digest of its bytes, `source` where it came from."""
 
     id: CommandId
     body: str
     command: AnyCommand
     by: str
     facts: ArtifactFacts | None = None
+    source: str = ""
 
 
-MasterEvent: TypeAlias = Tick | Opened | Received | Closed | Commanded
+class Witnessed(Event, frozen=True):
+    """Something for the audit trail that is no command: a denial, a failed join, a shutdown."""
+
+    deed: Deed
+
+
+class Enroll(Event, frozen=True):
+    """Somebody proved to have the secret of `token`, and the certificate of `serial` is signed for
+    its `key`: it is handed over if the answer, a Reply, is Ruled."""
+
+    id: CommandId
+    token: str
+    worker: WorkerName
+    key: str
+    serial: str
+    expires_at: float
+    address: str
+
+
+class Renew(Event, frozen=True):
+    """A worker wants a new certificate by its present one, `identity`; else as Enroll."""
+
+    id: CommandId
+    identity: Identity
+    serial: str
+    expires_at: float
+    address: str
+
+
+class Rooted(Event, frozen=True):
+    """The CAs that are trusted from now on: in PEM, and by their pins; the first signs."""
+
+    authorities: bytes
+    pins: tuple[str, ...]
+
+
+MasterEvent: TypeAlias = (
+    Tick | Opened | Received | Closed | Commanded | Witnessed | Enroll | Renew | Rooted
+)
 
 
 class Save(Effect, frozen=True):
@@ -110,7 +151,15 @@ class Reply(Effect, frozen=True):
     body: str
 
 
-MasterEffect: TypeAlias = Save | Drop | Send | Close | Reply
+class Reveal(Effect, frozen=True):
+    """Open these and send them to the worker of an attempt, as `wire.secret.Secrets`."""
+
+    session: int
+    key: AttemptKey
+    secrets: tuple[Secret, ...]
+
+
+MasterEffect: TypeAlias = Save | Drop | Send | Close | Reply | Reveal
 
 
 # ---- worker
@@ -209,11 +258,12 @@ class Instruct(Effect, frozen=True):
 
 class Spawn(Effect, frozen=True):
     """Make the directories of an attempt and have the keeper start it; `is_verified`: its files
-    were, a moment ago. Else it may come back as Unverified."""
+    were, a moment ago. Else it may come back as Unverified. `secrets`: all that it names."""
 
     key: AttemptKey
     launch: Launchable
     is_verified: bool = False
+    secrets: tuple[Revealed, ...] = ()
 
 
 class Fetch(Effect, frozen=True):

@@ -6,14 +6,20 @@ step saves comes before all that it says, so that nothing is said before what it
 
 from __future__ import annotations
 
+import msgspec
+
+from corps.core.chain import LEAF
 from corps.core.cluster import Cluster
-from corps.core.events import Close, Drop, MasterEffect, Reply, Save, Send
+from corps.core.events import Close, Drop, MasterEffect, Reply, Reveal, Rooted, Save, Send
 from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
+from corps.core.throttle import WINDOW_S, Throttle
 from corps.model.command import AnyResult
-from corps.model.identity import Identity
+from corps.model.identity import MASTER, Identity
 from corps.model.instance import Instance
-from corps.model.name import CommandId, Digest, WorkerName
+from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
+from corps.model.secret import Secret
+from corps.model.trail import DETAIL_MAX, NOBODY, Deed, Outcome, TrailMark, short
 from corps.wire.worker import ToWorker
 
 
@@ -27,6 +33,8 @@ class Ledger:
         self.taken: dict[str, int] = {}  # by app, the highest number that strangers have
         self.ahead_s: dict[WorkerName, float] = {}  # by how much the clocks of workers are ahead
         self.fitness = Fitness()
+        self.rooted: Rooted | None = None  # the CAs; None as long as there is none
+        self._throttle = Throttle()
         self._changes: list[MasterEffect] = []
         self._words: list[MasterEffect] = []
 
@@ -60,6 +68,9 @@ class Ledger:
     def close(self, session: int, reason: str) -> None:
         self._words.append(Close(session, reason))
 
+    def reveal(self, session: int, key: AttemptKey, secrets: tuple[Secret, ...]) -> None:
+        self._words.append(Reveal(session, key, secrets))
+
     def reply(self, id: CommandId, body: str, result: AnyResult) -> None:
         self._words.append(Reply(id, result, body))
 
@@ -88,6 +99,49 @@ class Ledger:
                 worker=worker,
             )
         )
+
+    def audit(self, deed: Deed, cut: TrailMark | None = None) -> None:
+        """One more entry of the trail, durable with what this step saves."""
+        deed = msgspec.structs.replace(
+            deed,
+            who=short(deed.who),
+            source=short(deed.source),
+            subject=short(deed.subject),
+            detail=short(deed.detail, DETAIL_MAX),
+        )
+        chain = self.cluster.chain
+        self.save(chain.next(self.now, deed, cut))
+        self._changes.append(Save(chain.head))
+        if chain.head.seq % LEAF == 0:
+            self.save(TrailMark(seq=chain.head.seq, hash=chain.head.hash))
+
+    def cut_trail(self, mark: TrailMark) -> None:
+        """The oldest entries go; a new one says so, with the hash that the rest begins from."""
+        deed = Deed(
+            who=MASTER,
+            act="cut",
+            outcome=Outcome.DONE,
+            subject=str(mark.seq),
+            detail="the oldest entries are dropped",
+        )
+        self.audit(deed, mark)
+        self.drop(mark)
+
+    def witness(self, deed: Deed, *, is_free: bool = False) -> None:
+        """As `audit`, but no more than so many from one source of what costs it nothing: denials,
+        failures, and whatever else `is_free`."""
+        self.tell_left_out()
+        is_free = is_free or deed.outcome in (Outcome.DENIED, Outcome.FAILED)
+        source = deed.source.rpartition(":")[0] or deed.source or deed.who  # whatever its port
+        if not is_free or self._throttle.admits(source, self.now):
+            self.audit(deed)
+
+    def tell_left_out(self) -> None:
+        for source, count in self._throttle.left_out(self.now).items():
+            text = f"{count} more denials, failures or renewals within {WINDOW_S:g} s"
+            self.audit(
+                Deed(who=NOBODY, act="left-out", outcome=Outcome.DENIED, source=source, detail=text)
+            )
 
     def take(self) -> list[MasterEffect]:
         """The effects since the last take."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple, assert_never
 
-from corps.core import accept, believe, candidates
+from corps.core import accept, believe, candidates, enroll, rotation
 from corps.core.cluster import Cluster
 from corps.core.events import (
     Closed,
     Commanded,
+    Enroll,
     MasterEffect,
     MasterEvent,
     Opened,
     Received,
+    Renew,
+    Rooted,
     Tick,
+    Witnessed,
 )
 from corps.core.ledger import Ledger
 from corps.core.lineage import begin_life
@@ -23,13 +27,16 @@ from corps.core.orders import Orders
 from corps.core.records import CommandRecord
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
+from corps.core.secrets import Desk
 from corps.model.command import Copy
-from corps.model.identity import Identity
+from corps.model.identity import MASTER, Identity
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
+from corps.model.trail import Deed, Outcome
 from corps.model.view import CopyView
 from corps.wire.drift import Verified
 from corps.wire.probe import Probed
+from corps.wire.secret import WantSecrets
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -47,6 +54,7 @@ from corps.wire.worker import (
     Sampled,
     SeriesRead,
     SignalDone,
+    Trusting,
     Uninstalled,
 )
 
@@ -85,7 +93,18 @@ class MasterCore:
             heartbeat_s,
             accepts_rollback=accepts_rollback,
         )
+        self._desk = Desk(self._ledger)
         self._ledger.save(begun)
+        meta, how = cluster.meta, "; accepts rollback" if accepts_rollback else ""
+        self._ledger.audit(
+            Deed(
+                who=MASTER,
+                act="start",
+                outcome=Outcome.DONE,
+                subject=meta.cluster,
+                detail=f"epoch {meta.epoch}{how}",
+            )
+        )
 
     def begin(self) -> list[MasterEffect]:
         """The effects of having started: call once, before any step."""
@@ -100,10 +119,17 @@ class MasterCore:
             case Tick():
                 self._roster.judge()
                 self._restarts.tick()
+                self._ledger.tell_left_out()
             case Received():
                 self._receive(event)
             case Commanded():
                 self._orders.receive(event)
+            case Witnessed():
+                self._ledger.witness(event.deed)
+            case Enroll() | Renew():
+                enroll.receive(self._ledger, event)
+            case Rooted():
+                rotation.rooted(self._ledger, event)
             case Opened():
                 self._roster.opened(event.session, event.address, event.identity)
             case Closed():
@@ -153,6 +179,10 @@ class MasterCore:
         """Can the artifact run there, as the worker said? None: it has not said yet."""
         return self._ledger.fitness.fits(worker, digest)
 
+    def lagging(self) -> tuple[WorkerName, ...]:
+        """The workers that a rotation of the CA waits for."""
+        return rotation.lagging(self._ledger)
+
     def progress(self, id: CommandId) -> tuple[CopyView, ...]:
         return self._orders.progress(id)
 
@@ -168,6 +198,8 @@ class MasterCore:
 
     def _trim(self) -> None:
         """History has a limit: the oldest goes."""
+        if (mark := self.cluster.chain.surplus()) is not None:
+            self._ledger.cut_trail(mark)
         while (surplus := self.cluster.surplus()) is not None:
             self._ledger.drop(surplus)
             if isinstance(surplus, Instance):
@@ -202,18 +234,20 @@ class MasterCore:
                 self._observer.reported(worker, message.reports)
             case Installed() | InstallFailed() | Uninstalled() | Progress():
                 self._hear_of_artifact(worker, message)
-            case Removed():
-                self._forget(worker, message)
-            case SignalDone():
-                self._orders.signaled(worker, message)
+            case Removed() | SignalDone():
+                self._hear_of_attempts(worker, message)
+            case WantSecrets():
+                self._desk.wanted(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
             case Probed():
                 problems = tuple(map(believe.text, message.problems))
                 self._ledger.fitness.hear(worker, message.digest, problems)
-            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
-                pass  # a sign of life; answers to questions are the driver's
-            case Hello() | Inventory():
+            case Trusting():
+                rotation.heard(self._ledger, worker, message)
+            case Hello() | Inventory() | Heartbeat():
+                pass
+            case Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)
@@ -236,6 +270,15 @@ class MasterCore:
                 self._orders.uninstalled(worker, message)
             case Progress():
                 self._orders.on_progress(worker, message)
+            case _:
+                assert_never(message)
+
+    def _hear_of_attempts(self, worker: WorkerName, message: Removed | SignalDone) -> None:
+        match message:
+            case Removed():
+                self._forget(worker, message)
+            case SignalDone():
+                self._orders.signaled(worker, message)
             case _:
                 assert_never(message)
 

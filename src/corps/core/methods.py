@@ -1,7 +1,8 @@
 """What somebody must be, and show, for each message that it may send: the whole table.
 
-Whoever serves a connection asks it, so that a message without a line here does not exist. Joining
-itself is beside it (wire/join.py): by the proof of a token, or by a certificate to be renewed.
+The threads that serve blobs ask it for each request; of control connections the core holds every
+message to it (core/admission.py). A message without a line here is found at the start. Joining is
+beside it (wire/join.py): by the proof of a token, or by a certificate that is to be renewed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from enum import Enum, auto
 from typing import get_args
 
 from corps.wire import bulk, swarm, worker
+from corps.wire.secret import WantSecrets
 
 
 class Need(Enum):
@@ -41,6 +43,8 @@ CONTROL: dict[type[worker.Message], Need] = {
     worker.Noted: Need.SELF,
     worker.Probed: Need.SELF,
     worker.Verified: Need.SELF,
+    worker.Trusting: Need.SELF,
+    WantSecrets: Need.SELF,
 }
 BULK: dict[type[worker.Message], Need] = {
     bulk.Want: Need.ASSIGNED,

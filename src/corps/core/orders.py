@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from corps.core import accept, believe, candidates, trust, versions
+from corps.core import accept, believe, candidates, deeds, secrets, trust, versions
 from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
@@ -79,7 +79,7 @@ class Orders:
             self._accept(event)
         elif known.body != event.body:
             text = f"command {event.id} was sent before with another body: use a new id"
-            self._ledger.reply(event.id, event.body, Failure(code="conflict", message=text))
+            self._refuse(event, Failure(code="conflict", message=text))
         elif known.result is not None:
             self._ledger.reply(event.id, event.body, known.result)
 
@@ -201,20 +201,27 @@ class Orders:
             targets = _targets(ledger, event, command)
         except CorpsError as error:
             failure = Failure(code=error.code, message=error.message, details=error.details)
-            ledger.reply(event.id, event.body, failure)
+            self._refuse(event, failure)
             return
         record = CommandRecord(
             id=event.id,
             body=event.body,
-            command=command,
+            command=secrets.kept(command),
             by=event.by,
             at=ledger.now,
+            source=event.source,
             targets=targets,
         )
         ledger.save(record)
+        if targets:
+            ledger.audit(deeds.asked(event, command))
         self._await(record)
         if not targets:
             self._finish(record)
+
+    def _refuse(self, event: Commanded, failure: Failure) -> None:
+        self._ledger.audit(deeds.refused(event, failure))
+        self._ledger.reply(event.id, event.body, failure)
 
     def _await(self, record: CommandRecord, *, is_resumed: bool = False) -> None:
         on_workers = isinstance(record.command, Copy | Delete)
@@ -292,6 +299,7 @@ class Orders:
         result = self._result(record)
         self._rows.pop(record.id, None)
         self._ledger.save(msgspec.structs.replace(record, result=result, done_at=self._ledger.now))
+        self._ledger.audit(deeds.answered(record, result))
         self._ledger.reply(record.id, record.body, result)
 
     def _result(self, record: CommandRecord) -> AnyResult:

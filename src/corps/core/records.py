@@ -11,6 +11,8 @@ from corps.model.certificate import Certificate
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Instance
 from corps.model.name import CommandId, InstanceId, WorkerName
+from corps.model.secret import Secret
+from corps.model.trail import TrailEntry, TrailHead, TrailMark, TrailRecord
 from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
 
@@ -23,12 +25,21 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     began_seq: int
 
 
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the CA that has this pin, until it is trusted no more."""
+
+    pin: str
+    began_at: float
+    by: str
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster itself. `epoch` counts the starts of its master, `lives` has the last ones."""
 
     cluster: str
     epoch: int
     lives: tuple[Life, ...] = ()
+    rotation: Rotation | None = None
 
 
 class App(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +57,7 @@ class CommandRecord(msgspec.Struct, frozen=True, kw_only=True):
     command: AnyCommand
     by: str
     at: float
+    source: str = ""
     targets: tuple[InstanceId | WorkerName, ...] = ()
     done_at: float | None = None
     result: AnyResult | None = None
@@ -62,9 +74,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerName | None = None
 
 
-TrustRecord: TypeAlias = JoinToken | Member | User | UserToken
+TRAIL, TRAIL_HEAD, TRAIL_MARKS = "trail", "trail_head", "trail_marks"
+TrustRecord: TypeAlias = JoinToken | Member | User | UserToken | Secret
 Record: TypeAlias = (
-    Meta | Worker | Artifact | App | Instance | Certificate | CommandRecord | Event | TrustRecord
+    Meta
+    | Worker
+    | Artifact
+    | App
+    | Instance
+    | Certificate
+    | CommandRecord
+    | Event
+    | TrustRecord
+    | TrailRecord
 )
 
 
@@ -77,12 +99,8 @@ def record_key(record: Record) -> tuple[str, str]:
     match record:
         case Meta():
             return "meta", "cluster"
-        case Worker():
-            return "workers", record.name
-        case Artifact():
-            return "artifacts", artifact_key(record)
-        case App():
-            return "apps", record.name
+        case Worker() | Artifact() | App():
+            return _noun_key(record)
         case Instance():
             return "instances", record.id
         case Certificate():
@@ -91,8 +109,20 @@ def record_key(record: Record) -> tuple[str, str]:
             return "commands", record.id
         case Event():
             return "events", f"{record.seq:016d}"
-        case JoinToken() | Member() | User() | UserToken():
+        case JoinToken() | Member() | User() | UserToken() | Secret():
             return _trust_key(record)
+        case TrailEntry() | TrailHead() | TrailMark():
+            return _trail_key(record)
+
+
+def _noun_key(record: Worker | Artifact | App) -> tuple[str, str]:
+    match record:
+        case Worker():
+            return "workers", record.name
+        case Artifact():
+            return "artifacts", artifact_key(record)
+        case App():
+            return "apps", record.name
 
 
 def _trust_key(record: TrustRecord) -> tuple[str, str]:
@@ -105,12 +135,30 @@ def _trust_key(record: TrustRecord) -> tuple[str, str]:
             return "users", record.name
         case UserToken():
             return "user_tokens", record.id
+        case Secret():
+            return "secrets", record.name
+
+
+def _trail_key(record: TrailRecord) -> tuple[str, str]:
+    match record:
+        case TrailEntry():
+            return TRAIL, trail_key(record.seq)
+        case TrailHead():
+            return TRAIL_HEAD, "head"
+        case TrailMark():
+            return TRAIL_MARKS, trail_key(record.seq)
+
+
+def trail_key(seq: int) -> str:
+    return f"{seq:016d}"
 
 
 def record_age(record: Record) -> tuple[float, int]:
     """Sorts the records of one table oldest first, in the order in which history is dropped."""
     match record:
         case Event():
+            return float(record.seq), 0
+        case TrailEntry() | TrailMark():
             return float(record.seq), 0
         case CommandRecord():
             return record.at, 0
@@ -122,9 +170,9 @@ def record_age(record: Record) -> tuple[float, int]:
             return record.created_at, 0
         case Worker() | Member():
             return record.joined_at, 0
-        case JoinToken() | User() | UserToken():
+        case JoinToken() | User() | UserToken() | Secret():
             return record.created_at, 0
-        case Meta() | App():
+        case Meta() | App() | TrailHead():
             return 0.0, 0
 
 
@@ -141,4 +189,8 @@ TABLES: dict[str, type[Record]] = {
     "members": Member,
     "users": User,
     "user_tokens": UserToken,
+    "secrets": Secret,
+    TRAIL: TrailEntry,
+    TRAIL_HEAD: TrailHead,
+    TRAIL_MARKS: TrailMark,
 }

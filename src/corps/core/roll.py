@@ -1,4 +1,4 @@
-"""Roll: who belongs to the cluster, and the tokens by which somebody may."""
+"""Roll: who belongs to the cluster, the tokens by which somebody may, and what apps must know."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import assert_never
 from corps.core.records import TrustRecord
 from corps.model.identity import Identity
 from corps.model.name import WorkerName
-from corps.model.trust import JoinToken, Member, User, UserToken
+from corps.model.secret import Secret
+from corps.model.trust import RENEW_GRACE_S, JoinToken, Member, User, UserToken
 
 
 class Roll:
@@ -18,6 +19,7 @@ class Roll:
         self.members: dict[WorkerName, Member] = {}
         self.users: dict[str, User] = {}
         self.user_tokens: dict[str, UserToken] = {}
+        self.secrets: dict[str, Secret] = {}
         self.changes = 0  # so many: whoever rests on this looks again when there are more
 
     def put(self, record: TrustRecord) -> None:
@@ -31,6 +33,8 @@ class Roll:
                 self.users[record.name] = record
             case UserToken():
                 self.user_tokens[record.id] = record
+            case Secret():
+                self.secrets[record.name] = record
             case _:
                 assert_never(record)
 
@@ -45,6 +49,8 @@ class Roll:
                 del self.users[record.name]
             case UserToken():
                 del self.user_tokens[record.id]
+            case Secret():
+                del self.secrets[record.name]
             case _:
                 assert_never(record)
 
@@ -62,3 +68,7 @@ class Roll:
         if now > max(identity.expires_at, member.expires_at):
             return f"the certificate of {member.worker} has expired"
         return None
+
+    def no_renewal(self, identity: Identity, cluster: str, now: float) -> str | None:
+        """Why the bearer gets no other certificate for this one, which may have expired."""
+        return self.refusal(identity, cluster, now - RENEW_GRACE_S)

@@ -90,10 +90,10 @@ class Roster:
     def opened(self, id: int, address: str, identity: Identity | None) -> None:
         session = self._sessions[id] = Session(id, address, identity)
         self._strangers[id] = self._hearing.awake
-        try:
-            self._admission.check(identity)
-        except CorpsError as error:
-            self._refuse(session, error)
+        refusal = self._admission.refusal(identity)
+        if refusal is not None:
+            self._ledger.send(id, refusal)
+            self.shut(session, refusal.message)
 
     def expel(self) -> None:
         """Cut those whose certificate is worth nothing any more: revoked, or expired."""
@@ -314,13 +314,10 @@ class Roster:
         try:
             self._admission.check_hello(session, hello)
         except CorpsError as error:
-            self._refuse(session, error)
+            self._ledger.send(session.id, Refused(code=error.code, message=error.message))
+            self.shut(session, error.message)
             return False
         return True
-
-    def _refuse(self, session: Session, error: CorpsError) -> None:
-        self._ledger.send(session.id, Refused(code=error.code, message=error.message))
-        self.shut(session, error.message)
 
     def _lose(self, worker: Worker, silence_s: float) -> None:
         self._hearing.forget(worker.name)

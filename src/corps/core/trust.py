@@ -6,9 +6,12 @@ from typing import assert_never
 
 import msgspec
 
+from corps.core import secrets
 from corps.core.ledger import Ledger
+from corps.core.records import Rotation
 from corps.errors import Conflict, Invalid, NotFound
 from corps.model.name import check_name, did_you_mean
+from corps.model.secret import AnySecret, DeleteSecret, SetSecret
 from corps.model.token import check_hash, check_token_id
 from corps.model.trust import (
     TTL_MAX_S,
@@ -20,6 +23,7 @@ from corps.model.trust import (
     RemoveUser,
     RevokeToken,
     RevokeWorker,
+    RotateCa,
     SetUser,
     User,
     UserToken,
@@ -27,9 +31,10 @@ from corps.model.trust import (
 
 TOKENS_MAX = 10_000
 USERS_MAX = 10_000
+EXPIRED_KEPT_S = 7 * 86_400.0  # so that an operator sees why a token is worth nothing
 
 
-def rule(ledger: Ledger, command: AnyTrust, by: str) -> tuple[str, ...]:
+def rule(ledger: Ledger, command: AnyTrust | AnySecret, by: str) -> tuple[str, ...]:
     """Carry it out; there is nothing to wait for. Raise what it must be refused for."""
     match command:
         case CreateToken():
@@ -44,20 +49,26 @@ def rule(ledger: Ledger, command: AnyTrust, by: str) -> tuple[str, ...]:
             _remove_user(ledger, command)
         case CreateUserToken():
             _create_user_token(ledger, command, by)
+        case RotateCa():
+            _rotate_ca(ledger, by)
+        case SetSecret() | DeleteSecret():
+            secrets.rule(ledger, command, by)
         case _:
             assert_never(command)
     return ()
 
 
-def subject(command: AnyTrust) -> str:
+def subject(command: AnyTrust | AnySecret) -> str:
     """What it is about, as its result says."""
     match command:
         case CreateToken() | RevokeToken() | CreateUserToken():
             return command.id
         case RevokeWorker():
             return command.worker
-        case SetUser() | RemoveUser():
+        case SetUser() | RemoveUser() | SetSecret() | DeleteSecret():
             return command.name
+        case RotateCa():
+            return "ca"
         case _:
             assert_never(command)
 
@@ -138,6 +149,18 @@ def _create_user_token(ledger: Ledger, command: CreateUserToken, by: str) -> Non
     )
 
 
+def _rotate_ca(ledger: Ledger, by: str) -> None:
+    """The driver sees that it is wanted, and makes the next one."""
+    meta = ledger.cluster.meta
+    if meta.rotation is not None:
+        raise Conflict("the CA is being rotated already: see 'corps ca status'")
+    if ledger.rooted is None:
+        raise Conflict("there is no CA yet: it is made when somebody first connects by TLS")
+    begun = Rotation(pin=ledger.rooted.pins[0], began_at=ledger.now, by=by)
+    ledger.save(msgspec.structs.replace(meta, rotation=begun))
+    ledger.happened("ca-rotation", "ca", f"begun by {by}: the CA of pin {begun.pin} is to go")
+
+
 def _user(ledger: Ledger, name: str) -> User:
     users = ledger.cluster.roll.users
     user = users.get(name)
@@ -154,5 +177,9 @@ def _check_new(ledger: Ledger, id: str, secret_hash: str, ttl_s: float) -> None:
         raise Invalid(f"a token lives for more than 0 and at most {TTL_MAX_S:g} s", field="ttl")
     if id in roll.join_tokens or id in roll.user_tokens:
         raise Conflict(f"there is a token {id!r} already: make another one")
+    known: list[JoinToken | UserToken] = [*roll.join_tokens.values(), *roll.user_tokens.values()]
+    for token in known:
+        if token.expires_at < ledger.now - EXPIRED_KEPT_S:
+            ledger.drop(token)
     if len(roll.join_tokens) + len(roll.user_tokens) >= TOKENS_MAX:
         raise Conflict(f"there are {TOKENS_MAX} tokens: revoke one first")

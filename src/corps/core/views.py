@@ -19,6 +19,7 @@ from corps.model.instance import (
     Vanished,
 )
 from corps.model.terms import show_restart
+from corps.model.trail import TrailEntry, TrailView
 from corps.model.view import (
     AskedView,
     CertificateView,
@@ -227,6 +228,21 @@ def view_worker(worker: Worker, silence_s: float | None, instances: int) -> Work
         machine=worker.facts.machine or None,
         kernel=worker.facts.kernel or None,
         libc=worker.facts.libc or None,
+    )
+
+
+def view_entry(entry: TrailEntry) -> TrailView:
+    deed = entry.deed
+    return TrailView(
+        seq=entry.seq,
+        at=rfc3339(entry.at),
+        who=deed.who,
+        source=deed.source,
+        act=deed.act,
+        subject=deed.subject,
+        outcome=deed.outcome,
+        detail=deed.detail,
+        command=deed.command,
     )
 
 

@@ -16,10 +16,11 @@ from collections.abc import Callable
 
 from corps.keeper import limits, process
 from corps.keeper.cgroup import Groups
-from corps.keeper.journal import RESERVE_BYTES, Journal
+from corps.keeper.journal import RESERVE_BYTES, Journal, log
 from corps.keeper.kin import Kin
 from corps.keeper.limits import Json
 from corps.keeper.process import FAILED, USED, USING, Child, Launch
+from corps.keeper.secrets import Secrets
 from corps.keeper.tree import Trees
 
 KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX, SIGNAL_NOTE_MAX = 200, 8 << 10, 20, 100
@@ -48,7 +49,7 @@ class Children:
         self._asked: dict[str, tuple[str, Launch]] = {}
         self._own: dict[int, Child] = {}
         self._heard: dict[int, Child] = {}
-        self._has_deaths = False
+        self._has_deaths, self.secrets = False, Secrets(log)
         self._kin = Kin(groups.name, self._own)
         self.trees = Trees(self._kin, self._tree_over, self._tell_stuck)
 
@@ -116,6 +117,8 @@ class Children:
         notes = len(note) + sum(len(text) for text, _ in self._asked.values())
         if not self._journal.has_room(12 * notes + (len(self._asked) + 1) * 2 * RESERVE_BYTES):
             return {"reason": "no room in the journal: is the disk full?"}
+        if reason := self.secrets.prepare(key, launch):
+            return {"reason": reason, "stage": "secrets"}
         self._asked[key] = note, launch
         return None
 
@@ -328,6 +331,7 @@ class Children:
             child.over["usage"] = child.usage
         self._journal.put(child.key, is_swept=True, **child.over)
         self._journal.living.pop(child.key, None)
+        self.secrets.remove(child.key)
         self.tell(child.key)
         for number in child.waiting:
             self._deliver(child.key, number)

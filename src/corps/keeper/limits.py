@@ -5,18 +5,19 @@ setrlimit(2), nice, umask, user: each a stage in which a launch can fail.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
+
+from corps.keeper import users
 
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
     from typing import Any
 
-PR_SET_NO_NEW_PRIVS = 38
+CAP_SYS_RESOURCE = 24
 NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the keeper raises its own
-LIBC = ctypes.PyDLL(None, use_errno=True)  # one that keeps the interpreter's lock: we fork
+LIBC = users.LIBC
 CPU_KILL_S = 1  # between SIGXCPU and SIGKILL: else the program hears no SIGXCPU
 
 Json = dict[str, "Any"]
@@ -29,9 +30,10 @@ def above(rlimits: Json) -> str | None:
         if number is None:
             return f"no limit {name!r} on this system"
         hard = NOFILE[1] if name == "nofile" else resource.getrlimit(number)[1]
+        is_free = users.has(CAP_SYS_RESOURCE) or hard == resource.RLIM_INFINITY
         if name == "nofile" and (most := _nr_open()) and not 0 <= value <= most:
             return f"the limit nofile={_spelled(value)} is above fs.nr_open, {most}, of its machine"
-        if os.geteuid() and hard != resource.RLIM_INFINITY and not 0 <= value <= hard:
+        if not is_free and not 0 <= value <= hard:
             spelled = f"the limit {name}={_spelled(value)} is above the hard limit of its worker"
             return f"{spelled}, {hard}, which only root may raise"
     return None
@@ -70,23 +72,9 @@ def _accept_rlimits(message: Json) -> None:
             raise OSError(errno.EPERM, str(error)) from error
 
 
-def _accept_user(message: Json) -> None:
-    """For good: what is not root may not become it again by a setuid program either."""
-    if message["uid"] is None:
-        return
-    if os.geteuid() == 0:
-        os.setgroups(message["groups"])
-        os.setresgid(*3 * (message["gid"],))
-    elif os.getegid() != message["gid"]:
-        raise OSError(errno.EPERM, "only root may choose a group")
-    os.setresuid(*3 * (message["uid"],))
-    if LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "no_new_privs")
-
-
 TERMS = (
     ("nice", _accept_nice),
     ("umask", _accept_umask),
     ("limits", _accept_rlimits),
-    ("user", _accept_user),
+    ("user", users.become),
 )

@@ -18,7 +18,9 @@ import signal
 import stat
 import struct
 
-from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
+from corps.keeper.limits import NOFILE, TERMS, Json
+from corps.keeper.secrets import give, out_of_the_way
+from corps.keeper.users import LIBC
 
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
@@ -67,7 +69,10 @@ class Child:
 
 
 class Launch:
-    """What a child needs, as bytes."""
+    """What a child needs, as bytes. `secrets`: file, number or neither, and the value."""
+
+    secrets: tuple[tuple[str | None, int | None, bytes], ...] = ()
+    secrets_in = ""
 
     def __init__(self, message: Json) -> None:
         names = ("path", "cwd", "stdout", "stderr")
@@ -145,6 +150,7 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
             os.write(fd, b"0")
         stage = "gate"
         os.setsid()
+        gate, status, journal = out_of_the_way(launch, (gate, status, journal))
         low = 3
         for kept in sorted((gate, status, journal)):
             os.closerange(low, kept)
@@ -164,6 +170,8 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
                 raise OSError(errno.ENXIO, "not a regular file with one name")
             os.set_blocking(fd, True)
             os.dup2(fd, number)
+        stage = "secrets"
+        give(launch)
         for name, accept in TERMS:
             stage = name
             accept(launch.message)

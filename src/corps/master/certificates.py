@@ -35,6 +35,18 @@ class Certificates:
         self._authority: Authority | None = None
         self._contexts: dict[bool, ssl.SSLContext] = {}  # by whether clients may show a certificate
         self._renew_at = 0.0
+        self._leaf = b""
+
+    @property
+    def leaf(self) -> bytes:
+        """The certificate, in DER, that the contexts of this moment show."""
+        return self._leaf
+
+    @property
+    def known(self) -> Authority | None:
+        """The CA, if it was ever made: looking makes none."""
+        is_made = self._authority is not None or (self._directory / "ca.pem").exists()
+        return self.authority if is_made else None
 
     @property
     def authority(self) -> Authority:
@@ -87,6 +99,7 @@ class Certificates:
             authority.issue_master(self._hosts, self._now())
             renew_at = authority.master_renew_at(self._hosts)
         self._renew_at = renew_at
+        self._leaf = ssl.PEM_cert_to_DER_cert((self._directory / "master.pem").read_text("ascii"))
 
 
 def hosts_of(addresses: Iterable[str]) -> list[str]:

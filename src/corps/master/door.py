@@ -12,6 +12,7 @@ import functools
 import os
 import socket
 from collections.abc import Coroutine
+from typing import TYPE_CHECKING
 
 from corps.config import Settings
 from corps.core.master import MasterCore
@@ -38,6 +39,9 @@ from corps.wire.codec import (
 )
 from corps.wire.worker import Refused
 
+if TYPE_CHECKING:
+    from corps.master.join import Joins
+
 PREFACE_S = 5.0
 
 
@@ -63,7 +67,7 @@ class Door:
         self._sessions, self._library = sessions, library
         sessions.complain = self.front.complain
 
-    def works(self) -> tuple[Coroutine[None, None, None], ...]:
+    def work(self) -> tuple[Coroutine[None, None, None], ...]:
         """What is to run until the daemon ends."""
         return self._accept(), self._sessions.sweep(), self._library.watch()
 
@@ -129,7 +133,24 @@ def open_door(
         certificates.workers_context()  # what is wrong with it is told now
     library = Library(blobs, functools.partial(_judge, driver.core))
     sessions = Sessions(driver, silence_s=2 * settings.heartbeat_s)
-    return Door(listen(host, port), certificates, sessions, library)
+    door = Door(listen(host, port), certificates, sessions, library)
+    door.front.serves[Purpose.JOIN] = Registry(driver, certificates).serve
+    return door
+
+
+class Registry:
+    """Joins, loaded when somebody comes to join."""
+
+    def __init__(self, driver: MasterDriver, certificates: Certificates) -> None:
+        self._driver, self._certificates = driver, certificates
+        self._joins: Joins | None = None
+
+    async def serve(self, caller: Caller) -> None:
+        if self._joins is None:
+            from corps.master.join import Joins  # noqa: PLC0415  # what reads certificates: 8 MB
+
+            self._joins = Joins(self._driver, self._certificates)
+        await self._joins.serve(caller.sock, caller.address)
 
 
 def _judge(core: MasterCore, identity: Identity, artifact: Digest | None) -> str | None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
@@ -23,12 +23,16 @@ from corps.core.events import (
     Close,
     Commanded,
     Drop,
+    Enroll,
     MasterEffect,
     MasterEvent,
+    Renew,
     Reply,
+    Reveal,
     Save,
     Send,
     Tick,
+    Witnessed,
 )
 from corps.core.master import MasterCore
 from corps.core.records import Event
@@ -36,7 +40,9 @@ from corps.errors import Unavailable
 from corps.model.artifact import Artifact
 from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
+from corps.model.trail import Deed, TrailEntry, TrailPage
 from corps.store.records import RecordStore
+from corps.trust.vault import Vault
 from corps.wire.probe import Probed
 from corps.wire.worker import (
     Answer,
@@ -52,6 +58,8 @@ RECENT_EVENTS = 1_000
 RETRY_COMMIT_S = 0.5
 STALLED_S = 5.0
 ASK_DEADLINE_S = 2.0
+
+Late: TypeAlias = Send | Close | Reply | Reveal | Drop  # waits for what was decided before it
 
 _log = logging.getLogger("corps.master")
 
@@ -69,11 +77,12 @@ class MasterDriver:
 
     def __init__(self, core: MasterCore, store: RecordStore, clock: Clock, dump_dir: Path) -> None:
         self.core, self.clock = core, clock
+        self.vault = Vault(dump_dir / "secrets.key")
         self._store, self._dump_dir = store, dump_dir
         self._loop = asyncio.get_running_loop()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._changes: list[Save | Drop] = []
-        self._after: list[Send | Close | Reply | Drop] = []
+        self._after: list[Late] = []
         self._settled: list[asyncio.Future[None]] = []
         self._committing: asyncio.Task[None] | None = None
         self._stalled_since: float | None = None
@@ -110,7 +119,7 @@ class MasterDriver:
                 case Drop():
                     self._changes.append(effect)
                     self._after.append(effect)
-                case Send() | Close() | Reply():
+                case Send() | Close() | Reply() | Reveal():
                     self._after.append(effect)
                 case _:
                     assert_never(effect)
@@ -120,7 +129,7 @@ class MasterDriver:
             else:
                 self._perform(self._swap_after())
 
-    async def submit(self, event: Commanded, wait_s: float) -> AnyResult:
+    async def submit(self, event: Commanded | Enroll | Renew, wait_s: float) -> AnyResult:
         """The command's result, or Accepted when it is not done within `wait_s`.
 
         Raise Unavailable when the store has taken nothing for STALLED_S: nothing was accepted.
@@ -141,6 +150,14 @@ class MasterDriver:
                 waiters.remove(future)
             if not waiters and self._waiters.get(event.id) is waiters:
                 del self._waiters[event.id]
+
+    def witness(self, deed: Deed) -> None:
+        """For the audit trail, of what is no command. Await `settled` before what it permits."""
+        self.feed(Witnessed(deed))
+
+    async def trail(self, after: int, limit: int) -> TrailPage:
+        """What is durable of the audit trail."""
+        return await self._loop.run_in_executor(self._writer, self._store.trail, after, limit)
 
     async def settled(self) -> None:
         """Returns when all that was decided so far is durable: then it may be shown."""
@@ -224,7 +241,7 @@ class MasterDriver:
             self._settled = []
             await self._write(changes)
             self._perform(after)
-            if any(isinstance(change.record, Event) for change in changes):
+            if any(isinstance(change.record, Event | TrailEntry) for change in changes):
                 self._news.set()
                 self._news = asyncio.Event()
             for future in settled:
@@ -251,17 +268,19 @@ class MasterDriver:
                 self._stalled_since = None
                 return
 
-    def _swap_after(self) -> list[Send | Close | Reply | Drop]:
+    def _swap_after(self) -> list[Late]:
         after, self._after = self._after, []
         return after
 
-    def _perform(self, effects: list[Send | Close | Reply | Drop]) -> None:
+    def _perform(self, effects: list[Late]) -> None:
         for effect in effects:
             match effect:
                 case Send():
                     self.on_send(effect.session, effect.message)
                 case Close():
                     self.on_close(effect.session, effect.reason)
+                case Reveal():
+                    self.on_send(effect.session, self.vault.reveal(effect))
                 case Reply():
                     for future in self._waiters.pop(effect.id, []):
                         if not future.done():
@@ -275,5 +294,6 @@ class MasterDriver:
     def _dump(self) -> None:
         path = self._dump_dir / f"crash-{os.getpid()}.jsonl"
         lines = [msgspec.json.encode([now, type(e).__name__, e]) for now, e in self._recent]
+        path.touch(mode=0o600)  # it has the environment of launches
         path.write_bytes(b"\n".join(lines) + b"\n")
         _log.critical("a bug: the last %d events are in %s", len(lines), path)

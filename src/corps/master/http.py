@@ -6,34 +6,41 @@ Errors are `Failure` in JSON with the status of their class; the OpenAPI documen
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-import blake3
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import ClientException, HTTPException
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from corps.core.events import Commanded
-from corps.errors import ERRORS, CorpsError
+from corps.errors import ERRORS, CorpsError, Denied
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries, upkeep
+from corps.master import copies, fitness, logs, queries, secrets, trail, trust, upkeep
+from corps.master.certificates import Certificates
 from corps.master.driver import MasterDriver
+from corps.master.people import People
+from corps.master.permissions import check_command, check_routes, guard_route
 from corps.master.shelf import Shelf, load_manifest
 from corps.master.stories import WHY_MAX, tell_why
 from corps.master.usage import usage as by_worker
 from corps.master.usage import usage_by_app as by_app
 from corps.master.usage import usage_by_instance as by_instance
+from corps.model.access import Caller
 from corps.model.check import Check, CheckView
 from corps.model.command import AnyResult, Copy, Failure, Launch, Submission
 from corps.model.name import WorkerName, check_command_id
 from corps.model.output_view import OutputView
+from corps.model.trail import Deed, Outcome
 from corps.model.view import (
     AppUsageView,
     AuditView,
@@ -52,10 +59,11 @@ from corps.wire.worker import ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
 WAIT_MAX_S = 60.0
+SHUTDOWN_WAIT_S = 5.0
 
 _log = logging.getLogger("corps.master")
-Targets = Annotated[list[str] | None, Parameter(query="target", required=False)]
-Versions = Annotated[list[str] | None, Parameter(query="version", required=False)]
+Targets = Annotated[list[str] | None, QueryParameter(name="target", required=False)]
+Versions = Annotated[list[str] | None, QueryParameter(name="version", required=False)]
 
 
 class Master(NamedTuple):
@@ -65,9 +73,15 @@ class Master(NamedTuple):
     blobs: BlobStore
     version: str
     address: str
-    who: Callable[[Request[Any, Any, Any]], str]
     shut_down: Callable[[list[WorkerName]], None]
     shelf: Shelf
+    certificates: Certificates
+    api_address: str | None = None
+    host: str | None = None  # by which it is reached, where that was said
+
+    @property
+    def people(self) -> People:
+        return People(self.driver)
 
 
 class ShutdownOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,14 +99,17 @@ def _of(state: State) -> Master:
 async def commands(
     request: Request[Any, Any, Any], state: State, data: Submission, wait_s: float = 30.0
 ) -> Response[AnyResult]:
-    master = _of(state)
+    master, caller = _of(state), request.user
+    check_command(caller, data.command)
     check_command_id(data.id)
-    body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
     async with master.shelf.held(data.command) as facts:
         if isinstance(data.command, Copy | Launch):
             load = functools.partial(load_manifest, master.blobs)
             await fitness.ask_before(master.driver, data, load)
-        event = Commanded(data.id, body, data.command, master.who(request), facts)
+        caller = master.people.still(caller)  # a slow sender may have lost the right meanwhile
+        check_command(caller, data.command)
+        command, body = secrets.sealed(master.driver, data.command)
+        event = Commanded(data.id, body, command, caller.name, facts, caller.source)
         result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
@@ -241,8 +258,23 @@ async def output(  # noqa: PLR0913, PLR0917 - one parameter for each of the quer
 
 
 @post("/v1/shutdown", status_code=200, summary="End workers, then this master")
-async def shutdown(state: State, data: ShutdownOrder) -> dict[str, str]:
-    _of(state).shut_down(data.workers)
+async def shutdown(
+    request: Request[Any, Any, Any], state: State, data: ShutdownOrder
+) -> dict[str, str]:
+    master = _of(state)
+    text = f"with the workers {' '.join(data.workers)}" if data.workers else "the master alone"
+    master.driver.witness(
+        Deed(
+            who=request.user.name,
+            source=request.user.source,
+            act="shutdown",
+            outcome=Outcome.ACCEPTED,
+            detail=text,
+        )
+    )
+    with contextlib.suppress(TimeoutError):  # a full disk must not keep anybody from ending it
+        await asyncio.wait_for(master.driver.settled(), SHUTDOWN_WAIT_S)
+    master.shut_down(data.workers)
     return {}
 
 
@@ -250,7 +282,11 @@ def _failure(status: int, failure: Failure) -> Response[Failure]:
     return Response(failure, status_code=status, media_type=MediaType.JSON)
 
 
-def _on_corps_error(_: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+def _on_corps_error(request: Request[Any, Any, Any], error: CorpsError) -> Response[Failure]:
+    caller = request.user
+    if isinstance(error, Denied) and isinstance(caller, Caller):
+        what = f"{request.method} {request.url.path}"
+        _of(request.app.state).people.denied(caller.name, caller.source, what, error.message)
     failure = Failure(code=error.code, message=error.message, details=error.details)
     return _failure(error.http_status, failure)
 
@@ -282,35 +318,47 @@ def _only_json(request: Request[Any, Any, Any]) -> None:
         raise ClientException("send JSON as application/json", status_code=415)
 
 
+HANDLERS: list[HTTPRouteHandler] = [
+    commands,
+    check,
+    status,
+    workers,
+    instances,
+    usage,
+    app_usage,
+    instance_usage,
+    why,
+    events,
+    audit,
+    compare,
+    upkeep.artifacts,
+    upkeep.drift,
+    upkeep.garbage,
+    upkeep.room,
+    upkeep.quarantine,
+    upkeep.orphans,
+    copies.plan,
+    copies.progress,
+    copies.under_way,
+    log,
+    output,
+    shutdown,
+    trust.hello,
+    trust.whoami,
+    trust.trust,
+    trust.authorities,
+    trust.tokens,
+    trust.users,
+    trail.trail,
+    secrets.secrets,
+]
+check_routes(HANDLERS)
+
+
 def make_app(master: Master) -> Litestar:
     """The ASGI application."""
     return Litestar(
-        [
-            commands,
-            check,
-            status,
-            workers,
-            instances,
-            usage,
-            app_usage,
-            instance_usage,
-            why,
-            events,
-            audit,
-            compare,
-            upkeep.artifacts,
-            upkeep.drift,
-            upkeep.garbage,
-            upkeep.room,
-            upkeep.quarantine,
-            upkeep.orphans,
-            copies.plan,
-            copies.progress,
-            copies.under_way,
-            log,
-            output,
-            shutdown,
-        ],
+        HANDLERS,
         state=State({"master": master}),
         exception_handlers={
             CorpsError: _on_corps_error,
@@ -324,6 +372,7 @@ def make_app(master: Master) -> Litestar:
             path="/v1/schema",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
         ),
+        guards=[guard_route],
         before_request=_only_json,
         request_max_body_size=BODY_MAX_BYTES,
         logging_config=None,

@@ -9,17 +9,13 @@ import importlib.metadata
 import ipaddress
 import logging
 import os
-import pwd
 import random
 import secrets
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import uvloop
-from litestar import Request
 
 from corps.clock import Clock
 from corps.config import Settings
@@ -28,6 +24,7 @@ from corps.core.events import Save
 from corps.core.master import MasterCore
 from corps.core.records import Meta, Record
 from corps.daemon import (
+    hide_memory,
     hold_lock,
     raise_descriptor_limit,
     raise_priority,
@@ -37,14 +34,17 @@ from corps.daemon import (
     unix_listener,
     write_atomically,
 )
+from corps.errors import Invalid
+from corps.master.api import Api
 from corps.master.certificates import Certificates, hosts_of
 from corps.master.door import Door, open_door
 from corps.master.driver import MasterDriver
-from corps.master.http import Master, make_app
-from corps.master.peer import PeerProtocol
+from corps.master.http import Master
+from corps.master.rotation import Rotations
+from corps.master.sessions import listen
 from corps.master.shelf import Shelf
 from corps.model.name import WorkerName
-from corps.net.address import parse_address
+from corps.net.address import format_address, parse_address
 from corps.net.bulk import BulkListener
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
@@ -60,6 +60,7 @@ _log = logging.getLogger("corps.master")
 def run(settings: Settings, *, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
+    hide_memory()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
@@ -84,7 +85,7 @@ async def _run(settings: Settings, directory: Path, accepts_rollback: bool) -> N
     )
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)
-    hosts = hosts_of([parse_address(settings.listen)[0]])
+    hosts = _hosts(settings)
     certificates = Certificates(directory / "trust", core.cluster.meta.cluster, clock, hosts)
     door = open_door(settings, driver, blobs, certificates)
     shelf = Shelf(driver, blobs)
@@ -92,37 +93,30 @@ async def _run(settings: Settings, directory: Path, accepts_rollback: bool) -> N
     bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
     driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
-    server = _server(
-        directory,
-        Master(
-            driver,
-            blobs,
-            importlib.metadata.version("corps"),
-            door.address,
-            _who,
-            functools.partial(_shut_down, driver, stop),
-            shelf,
-        ),
-    )
+    version = importlib.metadata.version("corps")
+    shut_down = functools.partial(_shut_down, driver, stop)
+    https = None if settings.api is None else listen(*parse_address(settings.api))
+    api_address = None if https is None else format_address(https.getsockname()[:2])
+    master = Master(driver, blobs, version, door.address, shut_down, shelf, certificates)
+    api = Api(master._replace(api_address=api_address, host=settings.host), https, hosts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    api = unix_listener(settings.api_socket)
-    tasks = [
-        loop.create_task(work)
-        for work in (
-            *door.works(),
-            server.serve([api]),
-        )
+    work = [
+        *door.work(),
+        Rotations(driver, certificates).run(),
+        *api.work(unix_listener(settings.api_socket)),
     ]
+    tasks = [loop.create_task(one) for one in work]
+    write_atomically(directory / "api-address", f"{api_address or ''}\n")
     write_atomically(directory / "address", f"{door.address}\n")
-    _announce(settings, door)
+    _announce(settings, door, api_address)
     settle_memory()
     driver.tick()
     try:
         await _until_over(driver, stop, tasks)
     finally:
-        await _end(driver, server, door, tasks)
+        await _end(driver, api, door, tasks)
         await asyncio.to_thread(bulk.close)
 
 
@@ -142,11 +136,11 @@ async def _until_over(
 
 async def _end(
     driver: MasterDriver,
-    server: _Server,
+    api: Api,
     door: Door,
     tasks: list[asyncio.Task[None]],
 ) -> None:
-    server.over.set()
+    api.end()
     door.close()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(tasks[-1]), 2.0)
@@ -189,59 +183,23 @@ def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerNa
     asyncio.get_running_loop().call_later(SHUTDOWN_LINGER_S, stop.set)
 
 
-@functools.cache
-def _user_name(uid: str) -> str:
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except KeyError:
-        return f"uid {uid}"
+def _hosts(settings: Settings) -> list[str]:
+    """What others may call this master, the best name first."""
+    listens = [settings.listen, *([] if settings.api is None else [settings.api])]
+    named = [] if settings.host is None else [settings.host]
+    if hosts_of(named) != named:
+        raise Invalid(f"bad host name {settings.host!r}: a name or an address", field="host")
+    return hosts_of([*named, *(parse_address(one)[0] for one in listens)])
 
 
-def _who(request: Request[Any, Any, Any]) -> str:
-    """The operator, as the kernel knows the other end of the socket."""
-    assert request.client is not None
-    return _user_name(request.client.host)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers and its ten wake-ups a second: the daemon has its own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.over = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self.over.wait()
-        self.should_exit = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(directory: Path, master: Master) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            make_app(master),
-            http=PeerProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=3600,
-        )
-    )
-
-
-def _announce(settings: Settings, door: Door) -> None:
+def _announce(settings: Settings, door: Door, api_address: str | None) -> None:
     _log.info("master of %s, pid %d", settings.state_dir, os.getpid())
     _log.info("operators: unix://%s", settings.api_socket)
+    if api_address is not None:
+        _log.info("operators elsewhere: https://%s, with a token ('corps user')", api_address)
     if door.is_local:
         _log.info("workers of this machine: corps worker --master %s", door.address)
         return
-    _log.info("workers by TLS 1.3, with a token ('corps token create'): %s", door.address)
+    _log.info("workers, by a token ('corps token create'): %s", door.address)
     if ipaddress.ip_address(door.address.rpartition(":")[0].strip("[]")).is_unspecified:
         _log.warning("the port of the workers can be reached on every address of this machine")

@@ -7,13 +7,14 @@ import os
 import socket
 import struct
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from corps.master.protocol import LimitedProtocol
 
+UID = "uid "
 _UCRED = struct.Struct("3i")
 
 
-class PeerProtocol(HttpToolsProtocol):
-    """HTTP on a Unix socket whose `client` is (uid, pid); strangers are cut at once."""
+class PeerProtocol(LimitedProtocol):
+    """HTTP on a Unix socket whose `client` is (`uid N`, pid); strangers are cut at once."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
@@ -24,4 +25,4 @@ class PeerProtocol(HttpToolsProtocol):
         if uid not in (0, os.geteuid()):
             transport.abort()
             return
-        self.client = (str(uid), pid)
+        self.client = (f"{UID}{uid}", pid)

@@ -95,6 +95,7 @@ class Sessions:
                 connection.close(error.message)
                 return
         self._connections[id] = connection
+        connection.expect()
         self._driver.feed(Opened(id, caller.address, identity))
 
     def _received(self, id: int, messages: tuple[FromWorker, ...]) -> None:

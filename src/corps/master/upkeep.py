@@ -7,9 +7,9 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from litestar import get, post
+from litestar import Request, get, post
 from litestar.datastructures import State
 
 from corps.core import collect
@@ -18,9 +18,11 @@ from corps.core.targets import find_artifact
 from corps.core.views import rfc3339
 from corps.errors import Invalid, NotFound
 from corps.master.shelf import load_manifest
+from corps.model.access import Caller
 from corps.model.artifact import Artifact, FileEntry
 from corps.model.finding import FINDINGS_MAX, Drift, Finding
 from corps.model.name import Digest, WorkerName
+from corps.model.trail import Deed, Outcome
 from corps.model.upkeep import (
     DRIFTED,
     WHOLE,
@@ -116,16 +118,33 @@ async def room(state: State) -> list[RoomView]:
 
 
 @post("/v1/artifacts/quarantine", status_code=200, summary="Put away the master's damaged blobs")
-async def quarantine(state: State, data: Order) -> dict[str, int]:
+async def quarantine(request: Request[Any, Any, Any], state: State, data: Order) -> dict[str, int]:
     master = _of(state)
     found = find_artifact(master.driver.core.cluster, data.artifact)
+    await _witness(master, request.user, "quarantine", data.artifact)
     return {"blobs": await master.shelf.quarantine(found.digest)}
 
 
 @post("/v1/artifacts/orphans", status_code=200, summary="Remove old blobs that no version names")
-async def orphans(state: State, data: Order) -> dict[str, int]:
-    count, size_bytes = await _of(state).shelf.orphans(remove=True)
+async def orphans(request: Request[Any, Any, Any], state: State, data: Order) -> dict[str, int]:
+    master = _of(state)
+    await _witness(master, request.user, "orphans", "")
+    count, size_bytes = await master.shelf.orphans(remove=True)
     return {"blobs": count, "bytes": size_bytes}
+
+
+async def _witness(master: Master, caller: Caller, act: str, subject: str) -> None:
+    """It is in the audit trail, then it is done."""
+    master.driver.witness(
+        Deed(
+            who=caller.name,
+            act=act,
+            outcome=Outcome.ACCEPTED,
+            source=caller.source,
+            subject=subject,
+        )
+    )
+    await master.driver.settled()
 
 
 def _of(state: State) -> Master:

@@ -125,7 +125,7 @@ def decode_manifest(data: bytes) -> Manifest:
     """Decode and check; raise Invalid when it is not a manifest that may be unpacked."""
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"not a manifest: {error}", field="manifest") from error
     check_manifest(manifest)
     return manifest

@@ -12,6 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from corps.errors import Invalid
+from corps.model.secret import Use, check_uses
 
 UNLIMITED = -1  # RLIM_INFINITY, setrlimit(2)
 SIZE_MAX_BYTES = 1 << 50
@@ -26,6 +27,7 @@ FAILURES_MAX = 10_000
 LOG_MIN_BYTES = 64 << 10
 LOG_DEFAULT_BYTES = 256 << 20
 USER_MAX = 64
+ID_MAX = (1 << 32) - 2  # one more is -1: no user at all, setresuid(2)
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _USER = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*(?::[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?")
@@ -63,7 +65,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`user` is `NAME`, `UID`, or either with `:GROUP`; None: as the worker runs."""
+    """`user` is `NAME`, `UID`, or either with `:GROUP`; None: as the worker runs.
+
+    `new_privileges`: setuid programs and file capabilities work, as for a login.
+    """
 
     limits: Limits = Limits()
     user: str | None = None
@@ -71,6 +76,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     umask: int | None = None
     linger: Linger = Linger.KILL
     log_max_bytes: int = LOG_DEFAULT_BYTES
+    secrets: tuple[Use, ...] = ()
+    new_privileges: bool = False
 
 
 def check_terms(terms: Terms) -> None:
@@ -88,10 +95,14 @@ def check_terms(terms: Terms) -> None:
     _check_range("nice", terms.nice, NICE_MIN, NICE_MAX)
     _check_range("umask", terms.umask, 0, UMASK_MAX)
     _check_range("log_max_bytes", terms.log_max_bytes, LOG_MIN_BYTES, SIZE_MAX_BYTES)
+    check_uses(terms.secrets)
     if terms.user is not None and (len(terms.user) > USER_MAX or not _USER.fullmatch(terms.user)):
         raise Invalid(
             f"bad user {terms.user[:80]!r}: spelled NAME, UID, NAME:GROUP or UID:GID", field="user"
         )
+    for name in (terms.user or "").split(":"):
+        if name.isdigit() and int(name) > ID_MAX:
+            raise Invalid(f"bad user {terms.user!r}: {name} is above {ID_MAX}", field="user")
 
 
 def parse_size(field: str, text: str) -> int:

@@ -14,6 +14,7 @@ from corps.model.name import WorkerName
 
 USES_MAX = 10_000
 TTL_MAX_S = 366 * 86_400.0
+RENEW_GRACE_S = 30 * 86_400.0  # how long after its end a certificate may still be renewed
 
 
 class Permission(StrEnum):
@@ -60,7 +61,8 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that joined by a token: `key` is the SHA-256 of its public key, and no other key
-    speaks for it. `expires_at`: of its newest certificate."""
+    speaks for it. `expires_at`: of its newest certificate. As it said itself: by their pins, which
+    CAs it `trusts`, and which one issued the certificate that it has."""
 
     worker: WorkerName
     key: str
@@ -70,6 +72,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     revoked_at: float | None = None
     revoked_by: str | None = None
+    trusts: tuple[str, ...] = ()
+    issuer: str = ""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,9 +141,32 @@ class CreateUserToken(TrustCommand, frozen=True, kw_only=True):
     ttl_s: float = 90 * 86_400.0
 
 
+class RotateCa(TrustCommand, frozen=True, kw_only=True):
+    """Have another CA in place of this one, without an interruption: `GET /v1/ca` says how far."""
+
+
 AnyTrust: TypeAlias = (
-    CreateToken | RevokeToken | RevokeWorker | SetUser | RemoveUser | CreateUserToken
+    CreateToken | RevokeToken | RevokeWorker | SetUser | RemoveUser | CreateUserToken | RotateCa
 )
+
+
+class CaStage(StrEnum):
+    """How far a rotation of the CA is (ADR 26)."""
+
+    STEADY = "steady"
+    SPREADING = "spreading"  # until all know the new CA
+    REPLACING = "replacing"  # until all have a certificate of it
+
+
+class CaView(msgspec.Struct, frozen=True, kw_only=True):
+    """The CA. `lagging`: the workers that its rotation waits for."""
+
+    pin: str
+    trusted: tuple[str, ...]
+    stage: CaStage
+    lagging: tuple[WorkerName, ...] = ()
+    began_at: str | None = None
+    began_by: str | None = None
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,13 +86,19 @@ class BulkClient:
 
     A failed call drops it, the next call dials again. All calls may be repeated: what has arrived
     is not sent again. `break_count`: how often the connection failed, not the disk or the peer.
+    `opening`: what the other side hears first.
     """
 
     def __init__(
-        self, dial: Dial, stall_s: float = STALL_S, artifact: Digest | None = None
+        self,
+        dial: Dial,
+        stall_s: float = STALL_S,
+        *,
+        opening: bytes = BULK_PREFACE,
+        artifact: Digest | None = None,
     ) -> None:
         """`artifact`: what is fetched is of that one."""
-        self._dial, self._artifact = dial, artifact
+        self._dial, self._opening, self._artifact = dial, opening, artifact
         self._stall_s = stall_s
         self._channel: Channel[BulkAnswer] | None = None
         self.break_count = 0
@@ -235,7 +241,7 @@ class BulkClient:
                 self.close()  # nothing was asked, so it is a goodbye: it was idle for too long
             if self._channel is None:
                 self._channel = Channel(self._dial(), BulkAnswer, self._stall_s)
-                self._channel.hold(BULK_PREFACE)
+                self._channel.hold(self._opening)
             yield self._channel
             is_done = True
         except TimeoutError:

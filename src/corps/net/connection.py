@@ -46,8 +46,6 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        if self._preface:
-            self._owing_since = self._loop.time()
         self._on_made(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -95,17 +93,19 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
             self._flush()
             self._transport.close()
 
+    def expect(self) -> None:
+        """From now on the peer owes us a message, as if it had begun one."""
+        self._owing_since = self._loop.time()
+
     def is_stuck(self) -> bool:
-        """The peer began a frame and did not finish it in time."""
+        """The peer began a frame, or owes us one, and did not finish it in time."""
         since = self._owing_since
         return since is not None and self._loop.time() - since > FRAME_DEADLINE_S
 
     def _take_greeting(self, count: int) -> None:
         self._greeted_bytes += count
-        if self._greeted_bytes == len(self._preface):
-            self._owing_since = None
-            if self._greeting != self._preface:
-                self.close(f"it said {bytes(self._greeting)!r}")
+        if self._greeted_bytes == len(self._preface) and self._greeting != self._preface:
+            self.close(f"it said {bytes(self._greeting)!r}")
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []

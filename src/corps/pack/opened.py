@@ -49,7 +49,7 @@ def trace(command: Sequence[str], trace_s: float = TRACE_S) -> Trace:
         os.close(reading)
     try:
         found = msgspec.json.decode(data, type=Trace)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"'{command[0]}' could not be traced: {error}", field="trace") from error
     if found.error is not None:
         raise Invalid(found.error, field="trace")

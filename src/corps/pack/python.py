@@ -162,7 +162,7 @@ def _own_scripts(site: Path, source: Path) -> dict[str, str]:
     for info in site.glob("*.dist-info"):
         try:
             url = msgspec.json.decode((info / "direct_url.json").read_bytes(), type=_Url).url
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             continue
         if Path(url2pathname(url.removeprefix("file://"))) == source:
             return _scripts([metadata.Distribution.at(info)])

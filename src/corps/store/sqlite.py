@@ -17,8 +17,10 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import StaticPool
 
 from corps.core.events import Drop, Save
-from corps.core.records import TABLES, Record, record_age, record_key
+from corps.core.records import TABLES, TRAIL, TRAIL_MARKS, Record, record_age, record_key
 from corps.errors import Conflict, Unavailable
+from corps.model.trail import TrailPage
+from corps.store import trail
 from corps.store.records import SCHEMA_VERSION
 
 BUSY_TIMEOUT_S = 5.0
@@ -45,16 +47,26 @@ def _upsert(table: sql.Table) -> sql.Insert:
     )
 
 
+def _append(table: sql.Table) -> sql.Insert:
+    """What is there stays; a commit that was tried again adds nothing."""
+    values = insert(table).values(key=sql.bindparam("key"), body=sql.bindparam("body"))
+    return values.on_conflict_do_nothing()
+
+
 def _text(statement: sql.Insert | sql.Delete) -> str:
     """Compiled once: compiling and binding for each commit took as long as SQLite itself."""
     return str(statement.compile(dialect=sqlite.dialect()))
 
 
-_UPSERTS = {name: _text(_upsert(table)) for name, table in _TABLES.items()}
+_PUTS = {
+    name: _text(_append(table) if name == TRAIL else _upsert(table))
+    for name, table in _TABLES.items()
+}
 _DELETES = {
     name: _text(sql.delete(table).where(table.c.key == sql.bindparam("key")))
     for name, table in _TABLES.items()
 }
+_CUT = _text(sql.delete(_TABLES[TRAIL]).where(_TABLES[TRAIL].c.key <= sql.bindparam("key")))
 
 
 class SqliteStore:
@@ -82,16 +94,21 @@ class SqliteStore:
             raise
 
     def load(self) -> list[Record]:
-        """Every record. Raise Unavailable for a file that cannot be read, naming the record."""
+        """Every record, but only the end of the trail. Raise Unavailable for a file that cannot be
+        read, naming the record."""
         records: list[Record] = []
         try:
             with self._connection.begin():
                 for name, kind in TABLES.items():
+                    if name == TRAIL:
+                        continue
                     table = _TABLES[name]
                     rows = self._connection.execute(sql.select(table.c.key, table.c.body))
                     decoder = msgspec.json.Decoder(kind)
                     found = [self._decode(decoder, name, key, body) for key, body in rows]
                     records += sorted(found, key=record_age)
+                if (last := trail.beyond(self._connection)) is not None:
+                    records.append(last)
         except sql.exc.DBAPIError as error:
             raise _unavailable(self._path, error) from error
         return records
@@ -110,9 +127,18 @@ class SqliteStore:
         try:
             with self._connection.begin():
                 for name, keys in drops.items():
+                    if name == TRAIL_MARKS:  # a mark goes with what it marks the end of
+                        self._connection.exec_driver_sql(_CUT, keys)
                     self._connection.exec_driver_sql(_DELETES[name], keys)
                 for name, rows in puts.items():
-                    self._connection.exec_driver_sql(_UPSERTS[name], rows)
+                    self._connection.exec_driver_sql(_PUTS[name], rows)
+        except sql.exc.DBAPIError as error:
+            raise _unavailable(self._path, error) from error
+
+    def trail(self, after: int, limit: int) -> TrailPage:
+        try:
+            with self._connection.begin():
+                return trail.page(self._connection, after, limit)
         except sql.exc.DBAPIError as error:
             raise _unavailable(self._path, error) from error
 
@@ -137,7 +163,7 @@ class SqliteStore:
     ) -> Record:
         try:
             return decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unavailable(
                 f"{self._path}: record {key!r} of {table} cannot be read ({error}); "
                 "nothing was changed: restore the file from a copy"

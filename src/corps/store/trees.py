@@ -21,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from corps.daemon import private
 from corps.errors import Conflict, Invalid, NotFound
 from corps.model.artifact import (
     MANIFEST_MAX_BYTES,
@@ -354,7 +355,7 @@ class Trees:
                 for digest in self.installed():
                     self._drop_damaged(digest)
                 self.collect()
-            with seen.open("w") as file:
+            with open(seen, "w", opener=private) as file:
                 file.write(boot_id)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,15 +1,15 @@
 """The CA of a cluster: ECDSA P-256, made at its first need, in a directory of the master's.
 
-Its files, all 0600: `ca.key`, `ca.pem` (one certificate, or two while the CA is rotated, the newest
-first), `master.key`, `master.pem`. Only the public key of a request is used: every name, every
-right and every date of a certificate is the master's own word (RFC 5280, RFC 2986).
+Its files, all 0600: `ca.key`, `ca.pem` (one certificate, or two while the CA is rotated: that of
+`ca.key` signs), `next.key` until the new CA signs, `master.key`, `master.pem`. Only the public key
+of a request is used: every name, every right and every date of a certificate is the master's own
+word (RFC 5280, RFC 2986).
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +30,17 @@ from corps.errors import Denied, Invalid, Unavailable
 from corps.model.identity import master_uri, worker_uri
 from corps.model.name import WorkerName
 from corps.model.token import pin_of
+from corps.model.trust import CaStage
+from corps.trust.files import check_private, write_private
+
+__all__ = [
+    "CSR_MAX_BYTES",
+    "WORKER_LIFE_S",
+    "Authority",
+    "check_private",
+    "key_pem",
+    "write_private",
+]
 
 CA_LIFE_S = 10 * 365 * 86_400.0
 MASTER_LIFE_S = 365 * 86_400.0
@@ -48,8 +59,7 @@ class Authority:
         try:
             if not (directory / "ca.pem").exists():
                 self._make(now)
-            self._key = _load_key(directory / "ca.key")
-            self._bundle = x509.load_pem_x509_certificates((directory / "ca.pem").read_bytes())
+            self._load()
         except (OSError, ValueError, TypeError) as error:
             raise Unavailable(f"cannot read the CA in {directory}: {error}") from error
 
@@ -60,12 +70,42 @@ class Authority:
 
     @property
     def bundle_pem(self) -> bytes:
-        """All CAs that are trusted."""
+        """All CAs that are trusted, first the one that signs."""
         return b"".join(one.public_bytes(Encoding.PEM) for one in self._bundle)
 
     @property
     def pin(self) -> str:
         return pin_of(_spki(self.certificate))
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """Of all CAs that are trusted, in their order."""
+        return tuple(pin_of(_spki(one)) for one in self._bundle)
+
+    @property
+    def stage(self) -> CaStage:
+        if len(self._bundle) == 1:
+            return CaStage.STEADY
+        return CaStage.SPREADING if self._next.exists() else CaStage.REPLACING
+
+    def prepare(self, now: float) -> None:
+        """From STEADY to SPREADING: there is another CA, which is trusted and does not sign yet."""
+        assert self.stage is CaStage.STEADY
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_private(self._next, key_pem(key))
+        self._write([self.certificate, self._root(key, now)])
+
+    def promote(self) -> None:
+        """From SPREADING to REPLACING: the new one signs, the old one is trusted still."""
+        assert self.stage is CaStage.SPREADING
+        self._next.rename(self.directory / "ca.key")
+        self._load()
+        self._write(self._bundle)
+
+    def retire(self) -> None:
+        """From REPLACING to STEADY: the old one is nothing any more."""
+        assert self.stage is CaStage.REPLACING
+        self._write([self.certificate])
 
     def issue_worker(self, csr: bytes, worker: WorkerName, now: float) -> x509.Certificate:
         """For the key of a request in DER, whose signature proves that the asker has it. Raise
@@ -119,15 +159,35 @@ class Authority:
 
     def _make(self, now: float) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
+        write_private(self.directory / "ca.key", key_pem(key))
+        self._write([self._root(key, now)])
+
+    def _root(self, key: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
         name = _subject(f"corps {self.cluster}")
-        certificate = (
+        return (
             _builder(name, name, key.public_key(), now, CA_LIFE_S)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(is_ca=True), critical=True)
             .sign(key, hashes.SHA256())
         )
-        write_private(self.directory / "ca.key", key_pem(key))
-        write_private(self.directory / "ca.pem", certificate.public_bytes(Encoding.PEM))
+
+    def _load(self) -> None:
+        """Raise ValueError when no CA that is trusted is ours."""
+        self._key = _load_key(self.directory / "ca.key")
+        found = x509.load_pem_x509_certificates((self.directory / "ca.pem").read_bytes())
+        ours = self._key.public_key()
+        self._bundle = sorted(found, key=lambda one: one.public_key() != ours)
+        if self.certificate.public_key() != ours:
+            raise ValueError("'ca.key' is the key of none of the certificates in 'ca.pem'")
+
+    def _write(self, bundle: Sequence[x509.Certificate]) -> None:
+        pem = b"".join(one.public_bytes(Encoding.PEM) for one in bundle)
+        write_private(self.directory / "ca.pem", pem)
+        self._bundle = list(bundle)
+
+    @property
+    def _next(self) -> Path:
+        return self.directory / "next.key"
 
     def _sign(
         self,
@@ -153,25 +213,6 @@ class Authority:
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """0600 from its first byte on, whole or not at all, also after a crash."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-
-
-def check_private(path: Path) -> None:
-    """Raise Denied for a key file that others can read."""
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise Denied(f"'{path}' can be read by others (mode {mode:04o}): chmod 600 it")
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

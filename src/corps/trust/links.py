@@ -19,7 +19,7 @@ from corps.trust.names import identity_of
 
 def reach(sock: socket.socket, credentials: Credentials, purpose: Purpose) -> ssl.SSLSocket:
     """The client's part: with a peer for SWARM, else with the master. `sock` is spent; raise
-    OSError, or Denied for somebody else."""
+    OSError, also for somebody else."""
     with contextlib.ExitStack() as failing:
         failing.enter_context(sock)
         context = credentials.client_context()
@@ -37,18 +37,21 @@ def welcome(sock: socket.socket, credentials: Credentials) -> ssl.SSLSocket:
         tls = failing.enter_context(context.wrap_socket(sock, server_side=True))
         identity = check_peer(tls.getpeercert(True), credentials, is_master=False)
         if identity.expires_at < time.time():
-            raise Denied(f"the certificate of {identity.worker} has expired")
+            raise ConnectionError(f"the certificate of {identity.worker} has expired")
         failing.pop_all()
     return tls
 
 
 def check_peer(der: bytes | None, credentials: Credentials, *, is_master: bool) -> Identity:
-    """Of the other end of a connection whose handshake is done. Raise Denied for somebody else."""
-    own, other = credentials.identity(), identity_of(der)
+    """Of the other end of a connection whose handshake is done. Raise ConnectionError for somebody
+    else."""
+    own = credentials.identity()
+    try:
+        other = identity_of(der)
+    except Denied as error:
+        raise ConnectionError(error.message) from error
     if other.cluster != own.cluster:
-        raise Denied(f"it belongs to cluster {other.cluster}, this worker to {own.cluster}")
-    if is_master and other.worker is not None:
-        raise Denied(f"it is worker {other.worker}, and no master")
-    if not is_master and other.worker is None:
-        raise Denied("it is a master, and no worker")
+        raise ConnectionError(f"it belongs to cluster {other.cluster}, not to {own.cluster}")
+    if is_master is not (other.worker is None):
+        raise ConnectionError(f"it is {other.worker or 'a master'}, where we looked for another")
     return other

@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from corps.errors import Denied
 from corps.model.identity import Identity, parse_uri
+from corps.model.token import pin_of
+
+AUTHORITIES_MAX_BYTES = 16 << 10
 
 
 def key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
     """SHA-256 of its public key, in hex."""
-    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return hashlib.sha256(_public_key(certificate)).hexdigest()
+
+
+def pin_of_ca(certificate: x509.Certificate) -> str:
+    """As tokens have it."""
+    return pin_of(_public_key(certificate))
 
 
 def identity_of(der: bytes | None) -> Identity:
@@ -37,3 +45,22 @@ def identity_of(der: bytes | None) -> Identity:
         serial=f"{certificate.serial_number:x}",
         expires_at=certificate.not_valid_after_utc.timestamp(),
     )
+
+
+def is_signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def load_authorities(pem: bytes) -> list[x509.Certificate]:
+    """Raise ValueError for what are no CAs, or too many."""
+    if len(pem) > AUTHORITIES_MAX_BYTES:
+        raise ValueError(f"{len(pem)} bytes of CAs: at most {AUTHORITIES_MAX_BYTES}")
+    return x509.load_pem_x509_certificates(pem)
+
+
+def _public_key(certificate: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -22,6 +22,13 @@ class Encoding(StrEnum):
     PATCH = "patch"
 
 
+class Authorize(Message, frozen=True, kw_only=True):
+    """At the API's port, the first of all: the token of a person who may copy. No answer but
+    Trouble, then the connection ends."""
+
+    token: str
+
+
 class Want(Message, frozen=True, kw_only=True):
     """Ask for a blob from `offset` on: `length` bytes of it, None for the rest.
 

@@ -25,6 +25,16 @@ class KeeperMessage(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower
 # ---- worker -> keeper
 
 
+class GivenSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """In a file of this name, or as an open descriptor with this number; `variable` tells the path
+    of the file, or has the value itself."""
+
+    value: bytes
+    file: str | None = None
+    fd: int | None = None
+    variable: str | None = None
+
+
 class Spawn(KeeperMessage, frozen=True, kw_only=True):
     """Fork, journal, exec. A key the keeper knows is answered from the journal, never run again.
 
@@ -32,7 +42,8 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     `rlimits` are soft and hard limits by name of setrlimit(2) in lower case, -1 for none; a `uid`
     comes with its `gid` and `groups`. `memory_bytes`, `cpus` and `pids` hold for the whole tree:
     what no cgroup can hold is refused, unless it is in `watched`, when the worker itself sees to
-    it. `keeps_children`: descendants that outlive the leader are left alone.
+    it. `keeps_children`: descendants that outlive the leader are left alone. `new_privileges`:
+    setuid programs give it their rights, as no_new_privs would forbid, prctl(2).
     """
 
     key: AttemptKey
@@ -54,6 +65,8 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     pids: int | None = None
     watched: tuple[str, ...] = ()
     keeps_children: bool = False
+    secrets: tuple[GivenSecret, ...] = ()
+    new_privileges: bool = False
 
 
 class SendSignal(KeeperMessage, frozen=True, kw_only=True, tag="signal"):
@@ -118,7 +131,7 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     of its cgroup; `limit_hits`: how often it met a limit; `watched`: the limits that the worker
     has to see to; `deadline_s`: it had not executed so long after its fork, and its keeper killed
     it; `sending`: a signal that was on its way when an earlier keeper died, sent or not.
-    Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
+    Stages: fork, journal, log, secrets, chdir, mark, execve; timeout, killed_before_exec and
     never_executed without an errno.
     """
 
@@ -180,13 +193,15 @@ class Signaled(KeeperMessage, frozen=True, kw_only=True):
 
 
 class Listing(KeeperMessage, frozen=True, kw_only=True):
-    """Everything known, in parts. `now`: what the keeper's clock says."""
+    """Everything known, in parts. `now`: what the keeper's clock says; `gives_secrets`: it is new
+    enough for that."""
 
     attempts: tuple[KeptAttempt, ...]
     totals: Totals
     keeper_pid: int
     is_last: bool
     now: float | None = None
+    gives_secrets: bool = False
 
 
 class TotalsNow(KeeperMessage, frozen=True, kw_only=True, tag="totals"):

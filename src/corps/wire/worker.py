@@ -19,6 +19,7 @@ from corps.wire.drift import Verified, Verify
 from corps.wire.message import Message
 from corps.wire.output import LogRead, Note, OutputRead, ReadLog, ReadOutput
 from corps.wire.probe import Probe, Probed
+from corps.wire.secret import Secrets, WantSecrets
 
 INVENTORY_BATCH = 500
 
@@ -193,6 +194,13 @@ class Noted(Message, frozen=True, kw_only=True):
     notes: tuple[Note, ...]
 
 
+class Trusting(Message, frozen=True, kw_only=True):
+    """By their pins: the CAs that the worker trusts, and the one that issued its certificate."""
+
+    pins: tuple[str, ...]
+    issuer: str
+
+
 FromWorker: TypeAlias = (
     Hello
     | Inventory
@@ -211,6 +219,8 @@ FromWorker: TypeAlias = (
     | Noted
     | Probed
     | Verified
+    | Trusting
+    | WantSecrets
 )
 
 
@@ -239,6 +249,20 @@ class Refused(Message, frozen=True, kw_only=True):
 
     code: str
     message: str
+
+
+class Expired(Message, frozen=True, kw_only=True):
+    """Your certificate has expired: get another one, then come again. The connection ends."""
+
+    message: str
+
+
+class Trust(Message, frozen=True, kw_only=True):
+    """These CAs from now on, in PEM. Who has a certificate of another than the first gets a new one
+    within `spread_s`. Answer: Trusting."""
+
+    authorities: bytes
+    spread_s: float = 0.0
 
 
 class Rejoin(Message, frozen=True, kw_only=True):
@@ -325,6 +349,8 @@ class Shutdown(Message, frozen=True, kw_only=True):
 ToWorker: TypeAlias = (
     Welcome
     | Refused
+    | Expired
+    | Trust
     | Rejoin
     | Told
     | Start
@@ -340,5 +366,6 @@ ToWorker: TypeAlias = (
     | ReadOutput
     | Probe
     | Verify
+    | Secrets
     | Shutdown
 )

@@ -8,9 +8,10 @@ import os
 import re
 import secrets
 import socket
+from pathlib import Path
 
 from corps.errors import Invalid
-from corps.model.name import check_name
+from corps.model.name import WorkerName, check_name
 from corps.model.worker import Facts
 from corps.wire.codec import PROTOCOL_VERSION
 from corps.wire.worker import Hello
@@ -24,6 +25,22 @@ def default_name() -> str:
     if not name or name == "localhost":
         raise Invalid(f"the host name {host!r} names no machine: use --name", field="name")
     return check_name("worker", name[:63])
+
+
+def members(workers: Path) -> list[WorkerName]:
+    """Workers with a directory in `workers` that have joined by a token."""
+    return sorted(path.parent.parent.name for path in workers.glob("*/trust/cert.pem"))
+
+
+def own_name(workers: Path) -> WorkerName:
+    """What the one worker here joined as, or else the machine's name. Raise Invalid: neither."""
+    names = members(workers)
+    if len(names) == 1:
+        return names[0]
+    name = default_name()
+    if names and name not in names:
+        raise Invalid(f"{', '.join(names)} have joined here: say which with --name", field="name")
+    return name
 
 
 def make_hello(name: str, labels: dict[str, str], file: WorkerFile) -> Hello:

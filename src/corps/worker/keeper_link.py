@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from corps.daemon import private
 from corps.errors import ProtocolError, Unavailable
 from corps.keeper.main import command
 from corps.wire.keeper import FRAME_MAX_BYTES, FromKeeper, ListAll, Listing, Spawned, ToKeeper
@@ -127,7 +128,7 @@ class KeeperLink:
 
     def _start(self) -> None:
         """In a session of its own, so that neither our end nor a ctrl-C reaches it."""
-        with (self._directory / "keeper.log").open("ab") as log:
+        with open(self._directory / "keeper.log", "ab", opener=private) as log:
             self._process = subprocess.Popen(
                 [
                     *command(sys.executable, str(self._directory)),
@@ -173,7 +174,7 @@ class KeeperLink:
         self._incoming += data
         try:
             messages = self._decode()
-        except (msgspec.DecodeError, ProtocolError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError) as error:
             self._drop(f"it broke the contract: {error}")
             return False
         if messages:

@@ -15,6 +15,7 @@ from corps.config import Settings
 from corps.core.events import Linked, Unlinked
 from corps.core.worker import WorkerCore
 from corps.daemon import (
+    hide_memory,
     hold_lock,
     raise_descriptor_limit,
     raise_priority,
@@ -22,7 +23,7 @@ from corps.daemon import (
     settle_memory,
     start_log,
 )
-from corps.errors import CorpsError, Denied
+from corps.errors import Denied, ProtocolError, Unavailable
 from corps.model.name import check_name
 from corps.net.address import is_loopback, parse_address
 from corps.net.connection import Connection
@@ -32,11 +33,12 @@ from corps.store.trees import Trees
 from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import ToWorker
 from corps.worker.driver import WorkerDriver
-from corps.worker.facts import default_name, make_hello
+from corps.worker.facts import make_hello, own_name
 from corps.worker.home import Home
 from corps.worker.peers import Peers
 from corps.worker.policy import policy_file
 from corps.worker.road import Road, load_credentials
+from corps.worker.standing import Standing, stand
 from corps.worker.state import begin
 
 RETRY_MIN_S = 0.05
@@ -55,8 +57,9 @@ def run(
 ) -> None:
     """Run a worker until SIGTERM, SIGINT or the master's word. Raise CorpsError if it cannot."""
     refuse_optimized()
+    hide_memory()
     address = parse_address(master)
-    name = check_name("worker", name) if name else default_name()
+    name = check_name("worker", name) if name else own_name(settings.worker_dir(""))
     directory = settings.worker_dir(name)
     road = Road(address, load_credentials(directory))
     if road.credentials is None and not is_loopback(address[0]):
@@ -106,8 +109,10 @@ async def _run(
     settle_memory()
     driver.tick()
     _log.info("worker %s in %s, master %s", name, directory, road)
+    standing = stand(driver, road)
     parts: set[asyncio.Future[Any]] = {
-        loop.create_task(_stay_linked(driver, road)),
+        loop.create_task(_stay_linked(driver, road, standing)),
+        loop.create_task(standing.keep()),
         loop.create_task(stop.wait()),
         driver.over,
     }
@@ -122,7 +127,7 @@ async def _run(
         await driver.close()
 
 
-async def _stay_linked(driver: WorkerDriver, road: Road) -> None:
+async def _stay_linked(driver: WorkerDriver, road: Road, standing: Standing) -> None:
     """Dial, serve, dial again: with full jitter, so that many workers do not come all at once."""
     rng = random.Random()
     delay_s = RETRY_MIN_S
@@ -130,9 +135,10 @@ async def _stay_linked(driver: WorkerDriver, road: Road) -> None:
     while True:
         began = asyncio.get_running_loop().time()
         try:
-            await _serve(driver, road)
+            await standing.before_dialling()
+            await _serve(driver, road, standing)
             complained = False
-        except (OSError, TimeoutError, CorpsError) as error:
+        except (OSError, TimeoutError, Unavailable, ProtocolError) as error:
             if not complained:
                 _log.warning("cannot reach the master at %s: %s", road, error)
                 complained = True
@@ -142,12 +148,12 @@ async def _stay_linked(driver: WorkerDriver, road: Road) -> None:
         await asyncio.sleep(rng.uniform(0, delay_s))
 
 
-async def _serve(driver: WorkerDriver, road: Road) -> None:
+async def _serve(driver: WorkerDriver, road: Road, standing: Standing) -> None:
     """One connection, from its first byte to its end."""
     closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     connection: Connection[ToWorker] = Connection(
         ToWorker,
-        driver.master_said,
+        standing.hear,
         lambda reason: None if closed.done() else closed.set_result(reason),
     )
     transport = await road.open_control(connection)

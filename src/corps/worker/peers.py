@@ -57,7 +57,7 @@ class Peers:
         return hmac.digest(self._secret, f"corps-swarm-1 {artifact}".encode(), "sha256").hex()
 
     def reach(self, address: tuple[str, int], timeout_s: float) -> socket.socket:
-        """A connection to a peer, of which it is known that it is one. Raise OSError, Denied."""
+        """A connection to a peer, of which it is known that it is one. Raise OSError."""
         from corps.trust.links import reach  # noqa: PLC0415  # as above
 
         sock = socket.create_connection(address, timeout=timeout_s)

@@ -16,8 +16,9 @@ import msgspec
 from corps.errors import CorpsError, Denied, Invalid
 from corps.model.instance import Launchable
 from corps.model.name import did_you_mean
+from corps.model.secret import variables_of
 from corps.model.signature import check_key
-from corps.worker.terms import SpawnTerms, User, user_of
+from corps.worker.terms import SpawnTerms, User, group_number, groups_of, user_of
 
 POLICY_PATH = Path("/etc/corps/worker-policy.toml")
 MEMORY_NAME = "signed.json"
@@ -41,12 +42,15 @@ CODE_NAMES = ("PATH", "BASH_ENV", "ENV", "CLASSPATH", "GCONV_PATH", "GLIBC_TUNAB
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the file says, and what holds where it says nothing. `allow_users` None: every user
     from `min_uid` on; those it names are allowed below that too, but root only by `allow_root`.
+    `allow_groups` are those a launch may ask for beyond its user's own.
     `max_*` is imposed on a launch that asks for no limit of its own."""
 
     allow_users: tuple[str, ...] | None = None
     min_uid: int = 1_000
     allow_root: bool = False
     allow_ld_env: bool = False
+    allow_groups: tuple[str, ...] = ()
+    allow_new_privileges: bool = False
     max_memory_bytes: int | None = None
     max_pids: int | None = None
     require_signed: bool = False
@@ -74,10 +78,14 @@ class PolicyFile:
         policy = self._read()
         if policy is None:
             return terms
-        _check_user(policy, user_of(terms))
+        _check_user(policy, user := user_of(terms))
+        _check_groups(policy, user, terms)
+        if terms["new_privileges"] and not policy.allow_new_privileges:
+            raise Denied(_denied("--new-privileges", "allow_new_privileges"))
         if not policy.allow_ld_env:
+            names = (*launch.env, *variables_of(launch.terms.secrets))
             hostile = next(
-                (name for name in launch.env if _chooses_code(name, policy.require_signed)), None
+                (name for name in names if _chooses_code(name, policy.require_signed)), None
             )
             if hostile is not None:
                 raise Denied(_denied(f"environment variable {hostile}", "allow_ld_env"))
@@ -143,7 +151,7 @@ class PolicyFile:
             return msgspec.json.decode(self._memory.read_bytes(), type=dict[str, int])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Denied(self._unusable(f"cannot read '{self._memory}': {error}")) from error
 
     def _save_counters(self, counters: dict[str, int]) -> None:
@@ -207,6 +215,14 @@ def _check_user(policy: Policy, user: User) -> None:
             raise Denied(_denied(f"user {user.name!r}", "allow_users"))
     elif 0 < user.uid < policy.min_uid:
         raise Denied(_denied(f"user {user.name!r} (uid {user.uid})", f"min_uid = {policy.min_uid}"))
+
+
+def _check_groups(policy: Policy, user: User, terms: SpawnTerms) -> None:
+    """Its own, as the machine has them, and those that the file names."""
+    allowed = {*groups_of(user), *map(group_number, policy.allow_groups)}
+    for gid in (terms["gid"], *terms["groups"]):
+        if gid is not None and gid not in allowed:
+            raise Denied(_denied(f"group {gid} for user {user.name!r}", "allow_groups"))
 
 
 def _held(key: str, most: int | None, asked: int | None, unit: str) -> int | None:

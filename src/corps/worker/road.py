@@ -32,7 +32,7 @@ class Road(NamedTuple):
         return format_address(self.address)
 
     def dial(self) -> socket.socket:
-        """A blocking connection for blobs. Raise OSError, or Denied for another master."""
+        """A blocking connection for blobs. Raise OSError, also for another master."""
         sock = self._connect()
         if self.credentials is None:
             return sock

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from corps.daemon import private
 from corps.errors import Unavailable
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -51,7 +52,7 @@ def begin(directory: Path) -> WorkerFile:
             file = msgspec.structs.replace(file, is_copy=True)
         begun = msgspec.structs.replace(file, incarnation=file.incarnation + 1, boot_id=boot_id)
         return save(directory, begun)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unavailable(
             f"cannot use {path}: {error}; nothing was changed and nothing ended: mend it, or put "
             "the newest copy of the directory back"
@@ -61,7 +62,7 @@ def begin(directory: Path) -> WorkerFile:
 def save(directory: Path, file: WorkerFile) -> WorkerFile:
     """The file as it is on the disk now: old or new after a crash, never neither."""
     path, new = directory / "worker.json", directory / ".worker.json.new"
-    with new.open("wb") as opened:
+    with open(new, "wb", opener=private) as opened:
         file = msgspec.structs.replace(file, handle=_handle(opened.fileno()))
         opened.write(msgspec.json.encode(file))
         opened.flush()

@@ -8,7 +8,7 @@ import pwd
 from typing import NamedTuple, TypedDict
 
 from corps.errors import Denied, Invalid
-from corps.model.terms import Linger, Terms
+from corps.model.terms import ID_MAX, Linger, Terms
 
 WATCHABLE = ("memory", "pids")  # what the worker can see to itself, by looking
 
@@ -27,6 +27,7 @@ class SpawnTerms(TypedDict):
     pids: int | None
     watched: tuple[str, ...]
     keeps_children: bool
+    new_privileges: bool
 
 
 def spawn_terms(terms: Terms) -> SpawnTerms:
@@ -53,6 +54,7 @@ def spawn_terms(terms: Terms) -> SpawnTerms:
         pids=limits.pids,
         watched=WATCHABLE if limits.watchdog else (),
         keeps_children=terms.linger is Linger.KEEP,
+        new_privileges=terms.new_privileges,
     )
 
 
@@ -69,6 +71,23 @@ def user_of(terms: SpawnTerms) -> User:
         return User(uid, pwd.getpwuid(uid).pw_name)
     except KeyError:
         return User(uid, str(uid))
+
+
+def groups_of(user: User) -> tuple[int, ...]:
+    """Those that the machine has it in; one it does not know is alone in its own."""
+    try:
+        known = pwd.getpwuid(user.uid)
+    except KeyError:
+        return (user.uid,)
+    return tuple(os.getgrouplist(known.pw_name, known.pw_gid))
+
+
+def group_number(name: str) -> int | None:
+    """None: this machine does not know it."""
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
 
 
 def user_environment(uid: int, home: str) -> dict[str, str]:
@@ -88,6 +107,8 @@ def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
     known = _user(name)
     uid = known.pw_uid if known else int(name)
     gid = _group(group) if group else known.pw_gid if known else uid
+    if max(uid, gid) > ID_MAX:
+        raise Invalid(f"bad user {user!r}: no number is above {ID_MAX}", field="user")
     groups = tuple(os.getgrouplist(known.pw_name, gid)) if known else (gid,)
     if os.geteuid() not in (0, uid):
         raise Denied(f"this worker runs as uid {os.geteuid()}: it cannot run anything as {user!r}")
@@ -104,7 +125,7 @@ def _user(name: str) -> pwd.struct_passwd | None:
 
 
 def _group(name: str) -> int:
-    try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise Invalid(f"no group {name!r} on this worker", field="user") from None
+    number = group_number(name)
+    if number is None:
+        raise Invalid(f"no group {name!r} on this worker", field="user")
+    return number

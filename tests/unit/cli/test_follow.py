@@ -14,12 +14,12 @@ from corps.errors import Invalid, Unavailable
 from corps.model.command import Failure
 from corps.model.output_view import GoneView, OutputView, PieceView, StreamView
 from corps.model.view import InstanceView, UsageView
-from tests.unit.test_client import Answer, Master, serving
+from tests.support.http import Answer, UnixMaster, serving
 
 
 @pytest.fixture
-def master(tmp_path: Path) -> Iterator[Master]:
-    with serving(tmp_path / "api.sock") as master:
+def master(tmp_path: Path) -> Iterator[UnixMaster]:
+    with serving(UnixMaster(tmp_path / "api.sock")) as master:
         yield master
 
 
@@ -60,20 +60,20 @@ def _row(attempt: int, state: str) -> Answer:
     return Answer([row])
 
 
-def _follow(master: Master, *, goes_on: bool = True, lines: int | None = None) -> None:
+def _follow(master: UnixMaster, *, goes_on: bool = True, lines: int | None = None) -> None:
     path = Path(str(master.server_address))
     show = Display(["web.1"], with_times=False)
     with Client(path) as client:
         follow(client, [Source("web.1", 1)], lines, show, goes_on=goes_on)
 
 
-def _offsets(master: Master) -> list[tuple[str, str]]:
+def _offsets(master: UnixMaster) -> list[tuple[str, str]]:
     queries = [dict(request.query) for request in master.requests if "output" in request.path]
     return [(query["attempt"], query["stdout"]) for query in queries]
 
 
 def test_the_next_attempt_follows_the_last_one(
-    master: Master, capfdbinary: pytest.CaptureFixture[bytes]
+    master: UnixMaster, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     master.answers += [
         _view("one\n", end=4),
@@ -92,7 +92,7 @@ def test_the_next_attempt_follows_the_last_one(
 
 
 def test_an_attempt_that_was_asked_for_is_all(
-    master: Master, capfdbinary: pytest.CaptureFixture[bytes]
+    master: UnixMaster, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     master.answers.append(_view("one\n", end=4, final=True))
     _follow(master, goes_on=False)
@@ -100,7 +100,7 @@ def test_an_attempt_that_was_asked_for_is_all(
 
 
 def test_an_absent_worker_is_waited_for_from_where_it_was(
-    master: Master, capfdbinary: pytest.CaptureFixture[bytes]
+    master: UnixMaster, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     away = Answer(Failure(code="unavailable", message="away"), status=503)
     master.answers += [
@@ -117,7 +117,7 @@ def test_an_absent_worker_is_waited_for_from_where_it_was(
 
 
 def test_a_gap_is_told_on_stderr_and_following_goes_on(
-    master: Master, capfdbinary: pytest.CaptureFixture[bytes]
+    master: UnixMaster, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     gone = (GoneView("stdout", 900, "beyond the limit of this log"),)
     master.answers += [_view("late\n", end=905, final=True, gone=gone), _row(1, "dead")]
@@ -128,7 +128,7 @@ def test_a_gap_is_told_on_stderr_and_following_goes_on(
 
 
 def test_a_log_that_was_removed_meanwhile_is_a_failure(
-    master: Master, capfdbinary: pytest.CaptureFixture[bytes]
+    master: UnixMaster, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     removed = Answer(Failure(code="not_found", message="no instance 'web.1'"), status=404)
     master.answers += [removed, removed]

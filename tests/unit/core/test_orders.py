@@ -63,7 +63,7 @@ def test_the_same_id_with_another_body_is_a_conflict_and_only_its_sender_hears_o
     master.join()
     master.order(Copy(name="web", digest=DIGEST))
     master.order(Launch(artifact="web"), id=ID, body="one")
-    (effect,) = master.order(Launch(artifact="web", count=2), id=ID, body="two")
+    *_, effect = master.order(Launch(artifact="web", count=2), id=ID, body="two")
     assert "with another body" in str(effect)
     assert getattr(effect, "body", None) == "two"
     assert list(master.core.cluster.instances) == ["web.1"]

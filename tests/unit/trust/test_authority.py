@@ -14,6 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from corps.errors import Denied, Unavailable
 from corps.model.identity import Identity
+from corps.model.trust import CaStage
 from corps.trust.authority import Authority
 from corps.trust.names import identity_of, key_of
 
@@ -105,3 +106,36 @@ def test_nobody_is_who_has_no_certificate_or_another_kind() -> None:
         identity_of(None)
     with pytest.raises(Denied, match="names nobody"):
         identity_of(b"rubbish")
+
+
+def test_a_rotation_goes_through_its_stages_whenever_it_is_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "trust"
+
+    def reload() -> Authority:
+        return Authority(directory, "c1", NOW)
+
+    old = reload().pin
+    reload().prepare(NOW)
+    assert (reload().stage, reload().pin, len(reload().pins)) == (CaStage.SPREADING, old, 2)
+    new = reload().pins[1]
+    (directory / "next.key").rename(directory / "ca.key")  # killed in the middle of promote()
+    assert (reload().stage, reload().pins) == (CaStage.REPLACING, (new, old))
+    reload().retire()
+    assert (reload().stage, reload().pins) == (CaStage.STEADY, (new,))
+
+
+def test_the_promoted_ca_signs_and_the_old_one_is_trusted_until_it_is_retired(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path / "trust", "c1", NOW)
+    before = authority.certificate
+    authority.prepare(NOW)
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority.issue_worker(request(key), "w1", NOW).verify_directly_issued_by(before)
+    authority.promote()
+    after = authority.issue_worker(request(key), "w1", NOW)
+    after.verify_directly_issued_by(authority.certificate)
+    assert authority.certificate != before
+    assert authority.bundle_pem.count(b"BEGIN") == 2
+    authority.retire()
+    assert before.public_bytes(Encoding.PEM) not in authority.bundle_pem

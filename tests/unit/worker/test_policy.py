@@ -69,6 +69,25 @@ def test_an_empty_policy_denies_root_low_users_and_loader_variables(tmp_path: Pa
             policy.hold(spawn_terms(NOBODY), launch(**{name: "/tmp/evil.so"}), NOW)
 
 
+def test_groups_that_are_not_its_own_are_denied_unless_named(tmp_path: Path) -> None:
+    video = spawn_terms(Terms(user="nobody:video"))
+    for text in ("", 'allow_groups = ["tty", "no-such-group"]'):
+        with pytest.raises(Denied, match=r"group 44 for user 'nobody' .*allow_groups"):
+            said(tmp_path, text).hold(video, launch(), NOW)
+    with pytest.raises(Denied, match=r"group 0 for user '3000000' .*allow_groups"):
+        said(tmp_path, "").hold(spawn_terms(Terms(user="3000000:root")), launch(), NOW)
+    assert said(tmp_path, 'allow_groups = ["video"]').hold(video, launch(), NOW) == video
+    own = spawn_terms(Terms(user="3000000"))
+    assert said(tmp_path, "").hold(own, launch(), NOW) == own
+
+
+def test_new_privileges_are_denied_unless_allowed(tmp_path: Path) -> None:
+    asked = spawn_terms(Terms(user="nobody", new_privileges=True))
+    with pytest.raises(Denied, match=r"--new-privileges .*allow_new_privileges"):
+        said(tmp_path, "").hold(asked, launch(), NOW)
+    assert said(tmp_path, "allow_new_privileges = true").hold(asked, launch(), NOW) == asked
+
+
 def test_a_list_of_users_is_exact(tmp_path: Path) -> None:
     policy = said(tmp_path, 'allow_users = ["daemon", "nob"]')
     policy.hold(spawn_terms(Terms(user="daemon")), launch(), NOW)

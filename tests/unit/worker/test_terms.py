@@ -8,7 +8,7 @@ import pwd
 import pytest
 
 from corps.errors import Denied, Invalid
-from corps.model.terms import Limits, Linger, Terms
+from corps.model.terms import Limits, Linger, Terms, check_terms
 from corps.worker.terms import WATCHABLE, spawn_terms, user_environment
 
 
@@ -47,6 +47,15 @@ def test_a_user_by_number_need_not_be_known() -> None:
     assert (terms["uid"], terms["gid"], terms["groups"]) == (3_000_000, 17, (17,))
     terms = spawn_terms(Terms(user="3000000"))
     assert (terms["gid"], terms["groups"]) == (3_000_000, (3_000_000,))
+
+
+@pytest.mark.parametrize("user", ["4294967295", "nobody:4294967295", "99999999999"])
+def test_a_number_that_the_kernel_takes_for_none_is_no_user(user: str) -> None:
+    """With -1 setresuid(2) changes nothing: a launch as that would run as root."""
+    with pytest.raises(Invalid, match="above 4294967294"):
+        check_terms(Terms(user=user))
+    with pytest.raises(Invalid, match="above 4294967294"):
+        spawn_terms(Terms(user=user))
 
 
 def test_only_root_can_run_as_somebody_else() -> None:

@@ -1,0 +1,80 @@
+"""Joining a cluster by a token, before the daemon begins.
+
+    joining/ID.pem              the key of a worker that asks by token ID, until it has joined
+    workers/NAME/trust/         what it got (trust/credentials.py)
+
+Whoever lost the answer asks again with the same key, which costs no second use of the token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from corps.config import Settings
+from corps.errors import Invalid, Unavailable
+from corps.model.name import WorkerName, check_name
+from corps.model.token import Token, TokenKind, parse_token
+from corps.net.address import format_address
+from corps.net.join_client import join
+from corps.trust.authority import key_pem, write_private
+from corps.trust.credentials import DIRECTORY, Credentials, read_key
+from corps.worker.facts import default_name, members
+
+JOINING = "joining"
+
+
+def become_member(
+    settings: Settings, address: tuple[str, int], text: str, name: WorkerName | None
+) -> WorkerName:
+    """Join by the token `text`, unless a worker here did so before; which one. Raise CorpsError."""
+    token = parse_token(text, TokenKind.JOIN)
+    if name is not None:
+        check_name("worker", name)
+    for member in members(settings.worker_dir("")):
+        if name in (None, member) and _credentials(settings, member).token == token.id:
+            return member
+    waiting = settings.state_dir / JOINING / f"{token.id}.pem"
+    try:
+        return _join(settings, address, token, name, waiting)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot join at {format_address(address)}: {error}; the token is as good as before"
+        ) from error
+
+
+def _join(
+    settings: Settings,
+    address: tuple[str, int],
+    token: Token,
+    name: WorkerName | None,
+    waiting: Path,
+) -> WorkerName:
+    key = _waiting_key(waiting)
+    joined = join(address, token, name, name or _host(), key)
+    credentials = _credentials(settings, check_name("worker", joined.worker))
+    credentials.save(key, joined.certificate, joined.authorities, token.id)
+    waiting.unlink()
+    return joined.worker
+
+
+def _waiting_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists():
+        return read_key(path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_private(path, key_pem(key))
+    return key
+
+
+def _host() -> WorkerName:
+    """What to be called if neither the token nor anybody here says it; it may be nothing."""
+    try:
+        return default_name()
+    except Invalid:
+        return ""
+
+
+def _credentials(settings: Settings, name: WorkerName) -> Credentials:
+    return Credentials(settings.worker_dir(name) / DIRECTORY)

@@ -1,0 +1,114 @@
+"""A thousand connections that say nothing, or say it slowly, while real workers beat."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import resource
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, HEADER, SWARM_PREFACE
+from tests.support.cluster import Cluster
+from tests.support.waiting import until
+
+COUNT = 1_000
+CUT_S = 40.0
+# a hello of TLS 1.3 up to its middle: a record of 512 bytes, of which the first ones come
+HALF_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(100)
+STRANGE = (
+    b"",
+    CONTROL_PREFACE[:3],
+    CONTROL_PREFACE,
+    CONTROL_PREFACE + HEADER.pack(1_000) + b"x",
+    HALF_HELLO,
+    b"GET /v1/status HTTP/1.1\r\nHost: ",
+)
+ADMITTED = (BULK_PREFACE, SWARM_PREFACE)
+
+
+@pytest.fixture(autouse=True)
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], COUNT + 500), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def crowd(dial: Callable[[], socket.socket], *says: bytes) -> Iterator[list[socket.socket]]:
+    """COUNT connections, each of which says one of these and no more."""
+    made: list[socket.socket] = []
+    try:
+        for _, said in zip(range(COUNT), itertools.cycle(says), strict=False):
+            sock = dial()
+            made.append(sock)
+            with contextlib.suppress(ConnectionError):  # turned away at once, which is as good
+                sock.sendall(said)
+        yield made
+    finally:
+        for sock in made:
+            sock.close()
+
+
+def are_cut(crowd: list[socket.socket]) -> bool:
+    """The other end has closed every one of them."""
+    poll = select.poll()
+    for sock in crowd:
+        poll.register(sock, select.POLLRDHUP)
+    return len(poll.poll(0)) == len(crowd)
+
+
+def harmed(attacked: Cluster, after: int) -> list[str]:
+    kinds = ("suspect", "lost", "left")
+    events = attacked.client.events(after=after)
+    return [f"{event.kind} {event.subject}" for event in events if event.kind in kinds]
+
+
+def newest_event(attacked: Cluster) -> int:
+    return max(event.seq for event in attacked.client.events(after=-1))
+
+
+def test_a_crowd_of_strangers_costs_no_worker_a_beat(attacked: Cluster) -> None:
+    before = newest_event(attacked)
+    with crowd(partial(dial, attacked), *STRANGE) as strangers:
+        attacked.copy("/bin/true")
+        dead = attacked.wait_dead(attacked.launch_one("true", on="w1").id)
+        assert dead.death is not None and dead.death.message == "exited 0"
+        until(lambda: are_cut(strangers), CUT_S)
+    assert harmed(attacked, before) == []
+
+
+def test_a_crowd_that_asks_for_nothing_costs_no_worker_a_beat(attacked: Cluster) -> None:
+    """Threads are few: who has none is turned away, and beats need none."""
+    before = newest_event(attacked)
+    attacked.copy("/bin/true")
+    with crowd(partial(dial, attacked), *ADMITTED):
+        dead = attacked.wait_dead(attacked.launch_one("true", on="w2").id)
+        assert dead.death is not None and dead.death.message == "exited 0"
+    assert harmed(attacked, before) == []
+
+
+def dial(attacked: Cluster) -> socket.socket:
+    host, _, port = attacked.address.rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+def test_a_crowd_on_the_operators_socket_shuts_nobody_out(attacked: Cluster) -> None:
+    path = str(attacked.settings.api_socket)
+
+    def dial_unix() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(20)
+        sock.connect(path)
+        return sock
+
+    before = newest_event(attacked)
+    with crowd(dial_unix, b"POST /v1/commands HTTP/1.1\r\nContent-Le"):
+        assert attacked.corps("workers", "-o", "name").stdout.split() == ["w1", "w2"]
+    assert harmed(attacked, before) == []

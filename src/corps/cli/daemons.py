@@ -36,6 +36,7 @@ class WorkerOptions(TokenOptions):
     disk_reserve: str | None
     sample: float | None
     policy: str | None
+    keeper: str | None
 
 
 @verb("master")
@@ -81,6 +82,7 @@ def master(
 @click.option(
     "--policy", metavar="FILE", help="What may start here; else /etc/corps/worker-policy.toml."
 )
+@click.option("--keeper", metavar="DIR", help="Of a keeper that 'corps keeper' has started.")
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     """Run a worker in the foreground; ending it leaves the apps running."""
@@ -97,6 +99,7 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
         disk_reserve_bytes=reserve_bytes,
         sample_s=options["sample"],
         policy=options["policy"],
+        keeper=options["keeper"],
     )
     name = options["name"]
     if (token := given_token(options)) is not None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from corps.config import Settings
 from corps.core.events import Save
 from corps.core.records import Meta
 from corps.model.identity import Identity
@@ -78,15 +79,17 @@ def member_of(identity: Identity) -> Member:
     )
 
 
-def enroll(master_dir: Path, *members: Member) -> TestCa:
-    """Before the master starts: its CA, and these as its workers."""
-    master_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = SqliteStore(master_dir / "state.db")
+def enroll(settings: Settings, *names: str) -> TestCa:
+    """Before the master starts: its CA, and these as workers that have joined it."""
+    settings.master_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = SqliteStore(settings.master_dir / "state.db")
     try:
         meta = next((one for one in store.load() if isinstance(one, Meta)), None)
         if meta is None:
             meta = Meta(cluster=secrets.token_hex(8), epoch=0)
-        store.commit([Save(meta), *map(Save, members)])
+        ca = TestCa(settings.master_dir / "trust", meta.cluster)
+        given = [ca.credentials(settings.worker_dir(name), name).identity() for name in names]
+        store.commit([Save(meta), *(Save(member_of(identity)) for identity in given)])
     finally:
         store.close()
-    return TestCa(master_dir / "trust", meta.cluster)
+    return ca

@@ -22,6 +22,7 @@ from bench import (
     crash_loop,
     detection,
     endurance,
+    frames,
     gated,
     limits,
     logs,
@@ -181,6 +182,7 @@ def main() -> None:
     idle()
     crashes()
     many_beats()
+    frames.run(record)
     logs.run(record)
     swarm.run(record)
     if lacking := peers.lacking():

@@ -130,7 +130,9 @@ def give(launch: Launch) -> None:
 def _wrong(key: str, asked: list[Json]) -> str | None:
     """Why these cannot be given. Raise ValueError for what no worker says."""
     for one in asked:
-        if type(one) is not dict or any(type(one.get(name)) not in SHAPE[name] for name in SHAPE):
+        if type(one) is not dict or SHAPE.keys() - one.keys():
+            raise ValueError("a secret that lacks something")
+        if any(type(one[name]) not in SHAPE[name] for name in SHAPE):
             raise ValueError("a secret of another shape")
         file, fd, variable = one["file"], one["fd"], one["variable"]
         if file is not None and ("/" in file + key or "\0" in file or file in ("", ".", "..")):

@@ -28,6 +28,7 @@ from bench import (
     logs,
     peers,
     swarm,
+    trust,
     usage,
 )
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
@@ -185,6 +186,7 @@ def main() -> None:
     frames.run(record)
     logs.run(record)
     swarm.run(record)
+    trust.run(record)
     if lacking := peers.lacking():
         print(f"copies are left out: apt-get install {' '.join(lacking)}", flush=True)
     else:

@@ -151,6 +151,10 @@ def test_strangers_on_loopback_are_cut_and_told_of_once(joined: Cluster) -> None
                 assert sock.recv(100) == b""
     until(lambda: "no worker of ours" in joined.log("master"))
     assert joined.log("master").count("is turned away") == 1
+    context = credentials_of(joined.settings, "w1").client_context()
+    assert call(joined.address, Purpose.CONTROL, context, b"8 bytes!" + bytes(100)) == []
+    (trouble,) = call(joined.address, Purpose.BULK, context, b"8 bytes!")
+    assert trouble["code"] == "protocol"
     joined.wait_state(w1="ready")
 
 

@@ -89,6 +89,24 @@ def test_beyond_loopback_there_is_tls_and_nothing_else(spread: Cluster, tmp_path
             assert sock.recv(100) == VERSION_ALERT
 
 
+def test_one_pasted_line_makes_a_machine_a_worker(lan: Network, tmp_path: Path) -> None:
+    made = Cluster(tmp_path)
+    try:
+        made.start_master(listen=f"{lan.host_address}:0")
+        prefix = lan.add_machine("w7")
+        for _ in range(2):  # a revoked one comes again by another token
+            made.start_joining("w7", made.corps("token", "create", "--name", "w7").stdout, prefix)
+            made.wait_state(w7="ready")
+            made.copy("/bin/true")
+            dead = made.wait_dead(made.launch_one("true").id)
+            assert dead.death is not None and dead.death.code == 0
+            made.corps("worker", "revoke", "w7")
+            until(lambda: made.returncode("w7") is not None)
+            assert made.returncode("w7") == 6
+    finally:
+        made.end()
+
+
 def test_a_stranger_on_the_port_harms_nobody(spread: Cluster) -> None:
     host, _, port = spread.address.rpartition(":")
     hostile = (

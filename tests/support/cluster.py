@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -57,6 +58,10 @@ class Cluster:
         """`prefix` runs it elsewhere, as `ip netns exec NS` does."""
         words = ["worker", "--master", master or self.address, "--name", name, *flags]
         self._start(name, words, prefix)
+
+    def start_joining(self, name: str, line: str, prefix: Sequence[str] = ()) -> None:
+        """A worker by the line that 'corps token create' printed."""
+        self._start(name, shlex.split(line)[1:], prefix)
 
     def kill(self, name: str) -> None:
         """SIGKILL to one daemon, and wait until it is gone."""

@@ -67,7 +67,7 @@ class TestCa:
         return identity_of(certificate.public_bytes(Encoding.DER))
 
 
-def member_of(identity: Identity) -> Member:
+def member_of(identity: Identity, revoked_by: str | None = None) -> Member:
     assert identity.worker is not None
     return Member(
         worker=identity.worker,
@@ -76,11 +76,15 @@ def member_of(identity: Identity) -> Member:
         joined_at=identity.expires_at - WORKER_LIFE_S,
         expires_at=identity.expires_at,
         token="test",
+        revoked_at=None if revoked_by is None else time.time(),
+        revoked_by=revoked_by,
     )
 
 
-def enroll(settings: Settings, *names: str) -> TestCa:
-    """Before the master starts: its CA, and these as workers that have joined it."""
+def enroll(
+    settings: Settings, *names: str, age_s: float = 0.0, revoked_by: str | None = None
+) -> TestCa:
+    """Before the master starts: its CA, and these as workers that joined it `age_s` ago."""
     settings.master_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = SqliteStore(settings.master_dir / "state.db")
     try:
@@ -88,8 +92,14 @@ def enroll(settings: Settings, *names: str) -> TestCa:
         if meta is None:
             meta = Meta(cluster=secrets.token_hex(8), epoch=0)
         ca = TestCa(settings.master_dir / "trust", meta.cluster)
-        given = [ca.credentials(settings.worker_dir(name), name).identity() for name in names]
-        store.commit([Save(meta), *(Save(member_of(identity)) for identity in given)])
+        given = [ca.credentials(settings.worker_dir(name), name, age_s) for name in names]
+        members = [member_of(one.identity(), revoked_by) for one in given]
+        store.commit([Save(meta), *map(Save, members)])
     finally:
         store.close()
     return ca
+
+
+def credentials_of(settings: Settings, name: str) -> Credentials:
+    """What that worker has."""
+    return Credentials(settings.worker_dir(name) / DIRECTORY)

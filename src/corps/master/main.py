@@ -30,6 +30,7 @@ from corps.daemon import (
     raise_priority,
     refuse_optimized,
     settle_memory,
+    spare_memory,
     start_log,
     unix_listener,
     write_atomically,
@@ -61,6 +62,7 @@ def run(settings: Settings, *, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
     hide_memory()
+    spare_memory()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()

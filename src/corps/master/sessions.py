@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from corps.core.events import Closed, Opened, Received
+from corps.daemon import trim_memory
 from corps.errors import Conflict, Denied
 from corps.master.driver import MasterDriver
 from corps.model.identity import Identity
@@ -28,6 +29,7 @@ from corps.wire.worker import (
 
 BACKLOG = 1_024
 SWEEP_S = 1.0
+TRIM_EVERY = 10  # sweeps
 HANDSHAKE_S = 5.0
 GOODBYE_S = 1.0
 
@@ -47,9 +49,11 @@ class Sessions:
         driver.on_close = self._close
 
     async def sweep(self) -> None:
-        """Cut connections that began a frame and never finished it."""
-        while True:
+        """Cut connections that began a frame and never finished it, and give back memory."""
+        for second in itertools.count(1):
             await asyncio.sleep(SWEEP_S)
+            if second % TRIM_EVERY == 0:
+                trim_memory()
             for id, connection in list(self._connections.items()):
                 if connection.is_stuck():
                     self._close(id, "an unfinished frame")

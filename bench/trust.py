@@ -25,6 +25,7 @@ from typing import NamedTuple, TextIO, cast
 import uvloop
 
 from bench.cluster import Cluster, anonymous_kib, cluster, cpu_s
+from corps.cli.lock import keeper_holder
 from corps.client import Client
 from corps.config import Settings
 from corps.model.command import Launch
@@ -246,7 +247,6 @@ def launches(record: Record) -> None:
                 if number >= 10:
                     taken.append(time.perf_counter() - begin)
         made.client.kill(("sleep",))
-        made.client.shutdown(["tls"])
         p50 = {worker: median(taken) * 1e3 for worker, taken in times.items()}
         text = f"TLS {p50['tls']:.2f} ms, plain text {p50['w1']:.2f} ms"
         record(
@@ -269,7 +269,11 @@ def joined(made: Cluster, name: str) -> Iterator[None]:
         )
         yield
     finally:
+        process.terminate()
         process.wait()
+        keeper = keeper_holder(made.directory / "workers" / name / "keeper.lock")
+        if keeper is not None:
+            os.kill(keeper, signal.SIGTERM)
 
 
 def _wait(predicate: Callable[[], bool]) -> None:

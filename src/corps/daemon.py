@@ -21,7 +21,6 @@ NICE = -10
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGE_BYTES = 64 << 10
 PR_SET_DUMPABLE = 4
-M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES = -3, 128 << 10  # mallopt(3): its default, and for good
 
 
 def refuse_optimized() -> None:
@@ -87,10 +86,6 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-    # Else glibc takes large blocks from the heap once one was freed, where they stay in memory: it
-    # is 7 KiB for each connection of TLS, for which uvloop has 256 KiB and touches two pages.
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def spare_memory() -> None:

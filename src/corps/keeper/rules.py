@@ -49,7 +49,7 @@ class Rules:
             raise ValueError("a group that is no number")
         try:
             policy = self._read()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return f"nothing may start here: the policy '{self._policy}' cannot be applied: {error}"
         if reason := self._denied(uid, policy):
             return reason

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), Linux >= 6.13
@@ -39,6 +40,14 @@ HIDDEN = (errno.EACCES, errno.EPERM)  # another user's, or made so by a setuid p
 
 CLONE3, CLONE_PIDFD, CLONE_INTO_CGROUP = 435, 0x1000, 0x200000000
 CLONE_ARGS = struct.Struct("=11Q")  # clone3(2): flags, pidfd, 2 more, exit_signal, 5 more, cgroup
+
+
+def _is_spared() -> bool:
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read()) < 0
+
+
+IS_SPARED = _is_spared()  # by the OOM killer, as its unit has it
 
 
 class Fd:
@@ -160,6 +169,8 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         (place,) = PLACE.unpack(right)
         stage = "log"
         _open_logs(launch)
+        stage = "oom"
+        _be_as_killable_as_others()
         stage = "work"
         if launch.rules and launch.message["work"]:
             uid, gid = launch.message["uid"], launch.message["gid"]
@@ -200,6 +211,17 @@ def _open_logs(launch: Launch) -> None:
         os.dup2(fd, number)
     if launch.rules:
         launch.rules.leave()
+
+
+def _be_as_killable_as_others() -> None:
+    """In the child: when memory is short the keeper is not to go, but its programs may."""
+    if not IS_SPARED:
+        return
+    is_dumpable = LIBC.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)  # else the file is root's
+    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
+    LIBC.prctl(PR_SET_DUMPABLE, is_dumpable, 0, 0, 0)
 
 
 def add(total: Json, usage: Json) -> None:

@@ -46,6 +46,7 @@ from corps.master.swarm import swarm_server
 from corps.model.name import WorkerName
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.bulk import BulkListener, serve_bulk
+from corps.service import tell_alive
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
 from corps.store.sqlite import SqliteStore
@@ -112,6 +113,7 @@ async def _run(
     work = [
         sessions.accept(listener),
         sessions.sweep(),
+        tell_alive(),
         Rotations(driver, certificates).run(),
         *api.work(unix_listener(settings.api_socket)),
     ]

@@ -28,6 +28,7 @@ from corps.errors import Denied
 from corps.model.name import check_name
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.connection import Connection, tune
+from corps.service import tell_alive
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
 from corps.store.trees import Trees
@@ -111,6 +112,7 @@ async def _run(
     driver.tick()
     _log.info("worker %s in %s, master %s", name, directory, format_address(address))
     parts: set[asyncio.Future[Any]] = {
+        loop.create_task(tell_alive()),
         loop.create_task(_stay_linked(driver, address)),
         loop.create_task(stop.wait()),
         driver.over,

@@ -37,8 +37,9 @@ from corps.model.command import (
 )
 from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
+from corps.model.secret import SecretView
 from corps.model.trail import TRAIL_PAGE_MAX, TrailPage
-from corps.model.trust import TokenView, UserView
+from corps.model.trust import CaView, TokenView, UserView
 from corps.net.endpoint import Server, endpoint_of
 from corps.net.exchange import Answer, Connection, Lost, Patience, Query, Request
 
@@ -266,6 +267,10 @@ class Client:
         query = [("version", version) for version in versions]
         return self._read("/v1/compare", query, view.CompareView)
 
+    def secrets(self) -> list[SecretView]:
+        """Names and versions, never what is in them."""
+        return self._read("/v1/secrets", (), list[SecretView])
+
     def trail(self, after: int = 0, limit: int = TRAIL_PAGE_MAX, wait_s: float = 0.0) -> TrailPage:
         """Entries of the audit trail after a number; of a negative one the last so many."""
         query: Query = [("after", after), ("limit", limit), ("wait_s", wait_s)]
@@ -318,6 +323,10 @@ class Client:
 
     def trust(self) -> access.TrustView:
         return self._read("/v1/trust", (), access.TrustView)
+
+    def ca(self) -> CaView:
+        """The CA, and how far its rotation is."""
+        return self._read("/v1/ca", (), CaView)
 
     def tokens(self) -> list[TokenView]:
         return self._read("/v1/tokens", (), list[TokenView])

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from corps.core import events as ev
 from corps.core.worker import WorkerCore
+from corps.model.secret import names_of
 from corps.wire import keeper as kw
 from corps.wire import worker as wire
 from tests.simulation.keeper import Journal, Keeper
@@ -303,6 +304,12 @@ class WorkerHost:
         self._world.require(
             effect.launch.digest in self.disk.installed, f"{effect.key} spawned without its files"
         )
+        named = names_of(effect.launch.terms.secrets)
+        given = tuple(secret.name for secret in effect.secrets)
+        self._world.require(named == given, f"{effect.key} spawned with {given}, not {named}")
+        values = [f"{secret.name} {secret.version}".encode() for secret in effect.secrets]
+        is_whole = values == [secret.value for secret in effect.secrets]
+        self._world.require(is_whole, f"{effect.key} got another secret: {values}")
         if not effect.is_verified and self._world.chance(UNVERIFIED_CHANCE):
             self._later(0.0, lambda: self._feed(ev.Unverified(effect.key)))
             return

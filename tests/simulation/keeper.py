@@ -178,6 +178,7 @@ class Keeper:
         for number, part in enumerate(parts, 1):
             self._tell(
                 wire.Listing(
+                    gives_secrets=True,
                     attempts=tuple(part),
                     totals=Totals(),
                     keeper_pid=1,

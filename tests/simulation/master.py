@@ -18,7 +18,9 @@ from corps.core.cluster import Cluster
 from corps.core.master import MasterCore
 from corps.core.proof import Proof, Verdict
 from corps.core.records import TABLES, TRAIL, TRAIL_HEAD, Meta, Record, record_key
+from corps.model.secret import Revealed, Secret
 from corps.model.trail import TrailHead
+from corps.wire.secret import Secrets
 from corps.wire.worker import FromWorker
 from tests.simulation.network import Line
 from tests.simulation.world import World
@@ -225,6 +227,10 @@ class MasterHost:
                 line = self._lines.get(effect.session)
                 if line is not None:
                     line.down.send(effect.message)
+            case ev.Reveal():
+                line = self._lines.get(effect.session)
+                if line is not None:
+                    line.down.send(Secrets(key=effect.key, secrets=_opened(effect.secrets)))
             case ev.Close():
                 line = self._lines.get(effect.session)
                 if line is not None:
@@ -241,3 +247,9 @@ class MasterHost:
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         life = self._life
         self._world.after(delay_s, lambda: action() if life == self._life else None)
+
+
+def _opened(secrets: tuple[Secret, ...]) -> tuple[Revealed, ...]:
+    return tuple(
+        Revealed(name=one.name, version=one.sealed.version, value=one.sealed.box) for one in secrets
+    )

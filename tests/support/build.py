@@ -331,6 +331,7 @@ class AWorker:
         """The keeper lists these."""
         return self.keeper_says(
             kw.Listing(
+                gives_secrets=True,
                 attempts=attempts,
                 totals=wire.Totals(),
                 keeper_pid=7,

@@ -14,6 +14,7 @@ from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
 from corps.cli.render import Output
 from corps.errors import Failed, Invalid
 from corps.model.command import COUNT_MAX, Launch
+from corps.model.secret import parse_uses
 from corps.model.spec import check_env_pair
 from corps.model.terms import (
     LOG_DEFAULT_BYTES,
@@ -51,6 +52,9 @@ class LaunchOptions(TypedDict):
     umask: str | None
     linger: str
     log_max: str | None
+    secrets: tuple[str, ...]
+    secret_fds: tuple[str, ...]
+    secret_variables: tuple[str, ...]
     output: Output
 
 
@@ -89,6 +93,27 @@ class LaunchOptions(TypedDict):
     default=Linger.KILL.value,
     show_default=True,
     help="What becomes of descendants that outlive the leader.",
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME[=FILE]",
+    help="A file of that name, in the directory $CORPS_SECRETS.",
+)
+@click.option(
+    "--secret-fd",
+    "secret_fds",
+    multiple=True,
+    metavar="NAME=N",
+    help="As the open descriptor N.",
+)
+@click.option(
+    "--secret-env",
+    "secret_variables",
+    multiple=True,
+    metavar="K=NAME",
+    help="As a variable, for what can read nothing else.",
 )
 @click.option("--log-max", metavar="SIZE", help="Of each stream on disk: 256M unless said.")
 @output_option
@@ -148,6 +173,7 @@ def _terms(options: LaunchOptions) -> Terms:
         umask=None if options["umask"] is None else parse_umask(options["umask"]),
         linger=Linger(options["linger"]),
         log_max_bytes=LOG_DEFAULT_BYTES if log_max is None else parse_size("log-max", log_max),
+        secrets=parse_uses(options["secrets"], options["secret_fds"], options["secret_variables"]),
     )
     check_terms(terms)
     return terms

@@ -34,6 +34,7 @@ MODULES = {
     "delete": "artifacts",
     "tag": "upkeep",
     "sign": "sign",
+    "secret": "secret",
     "launch": "launch",
     "ps": "apps",
     "stop": "apps",
@@ -51,6 +52,7 @@ MODULES = {
     "whoami": "login",
     "token": "access",
     "user": "access",
+    "ca": "access",
     "version": "workers",
 }
 WORKER_REVOKE = ["worker", "revoke"]  # all else of 'corps worker' is the daemon's

@@ -17,6 +17,7 @@ from corps.core.explain import signal_name
 from corps.core.ledger import Ledger
 from corps.core.placement import place, why_there
 from corps.core.records import App, artifact_key
+from corps.core.secrets import check_nameable
 from corps.core.targets import find_artifact, find_instances
 from corps.core.versions import check_free, repair, with_tag
 from corps.errors import Conflict, Invalid, Unavailable
@@ -52,7 +53,6 @@ from corps.model.name import (
     instance_id,
     split_instance_id,
 )
-from corps.model.spec import check_launch
 from corps.model.view import WAITING, CopyView, DeleteView
 from corps.model.worker import Worker, WorkerState
 from corps.wire.worker import End, Install, SendSignal, Start, Uninstall
@@ -206,7 +206,7 @@ def _begins(ledger: Ledger, worker: WorkerName, is_resumed: bool) -> str:
 
 def launch(ledger: Ledger, command: Launch, id: CommandId, by: str) -> tuple[str, ...]:
     artifact = find_artifact(ledger.cluster, command.artifact)
-    check_launch(command)
+    check_nameable(ledger.cluster, command)
     usable = usable_workers(ledger, command, artifact)
     chosen = _placed(ledger, command, usable)
     placement = why_there(command.on, command.count, len(usable))

@@ -23,10 +23,13 @@ from corps.model.instance import (
     Usage,
     Vanished,
 )
+from corps.model.secret import names_of
 from corps.wire.keeper import KeptAttempt, KeptUsage
+from corps.wire.secret import Secrets
 from corps.wire.worker import Report
 
 DELIVERED_MAX = 20
+ENOENT = 2
 FLOOR_SLACK = 1.05  # the resident set before exec varies a little from fork to fork
 
 
@@ -34,7 +37,8 @@ FLOOR_SLACK = 1.05  # the resident set before exec varies a little from fork to 
 class Attempt:
     """`launch` is None for one that an earlier life of this worker started.
 
-    `end_signal` was asked for; at `kill_at` it becomes SIGKILL.
+    `end_signal` was asked for; at `kill_at` it becomes SIGKILL. Its files are in place, and it
+    waits for its secrets alone: until `ask_at`, then they are asked for again.
     """
 
     report: Report
@@ -42,6 +46,29 @@ class Attempt:
     end_signal: int | None = None
     kill_at: float | None = None
     peak_bytes: int | None = None
+    ask_at: float | None = None
+    is_verified: bool = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Asked for, and without a process as far as anybody was told."""
+        is_starting = self.report.state is InstanceState.STARTING
+        return self.launch is not None and is_starting and self.report.pid is None
+
+    @property
+    def launchable(self) -> Launchable:
+        assert self.launch is not None, "only what was started here is spawned"
+        return self.launch
+
+    def lacks(self, message: Secrets) -> str | None:
+        """Why it cannot start with these."""
+        named = names_of(self.launchable.terms.secrets)
+        is_all = named == tuple(secret.name for secret in message.secrets)
+        return message.problem or (None if is_all else "its master sent other secrets")
+
+
+def no_secrets(why: str) -> SpawnFailed:
+    return SpawnFailed(stage="secrets", errno=ENOENT, message=why)
 
 
 def kept(listed: KeptAttempt) -> Report:

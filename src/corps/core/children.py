@@ -18,6 +18,7 @@ from corps.core.attempts import (
     delivered,
     died,
     kept,
+    no_secrets,
     survivors,
     testified,
     usage_of,
@@ -29,17 +30,18 @@ from corps.model.instance import (
     Delivered,
     Evidence,
     InstanceState,
-    Launchable,
     SpawnFailed,
     Vanished,
 )
 from corps.model.name import AttemptKey, Digest
 from corps.model.series import Measured
 from corps.wire import keeper, worker
+from corps.wire.secret import Secrets, WantSecrets
 from corps.wire.worker import FromWorker, Report
 
 CANCELLED = SpawnFailed(stage="cancelled", errno=125, message="stopped before it was started")
 ESRCH = 3
+ASK_AGAIN_S = 1.0
 NEVER_EXECUTED = "never_executed"  # wire.keeper.KeptAttempt: a proof, not a guess
 S = InstanceState
 
@@ -55,7 +57,7 @@ class Children:
         self.changed: dict[AttemptKey, None] = {}  # since the master was last told
         self.has_listing = False  # before that nobody may be told what runs here
         self.now = 0.0
-        self._has_keeper = False
+        self._has_keeper = self._gives_secrets = False
         self._listed: dict[AttemptKey, None] = {}  # in the parts of a listing so far
         self._signals = Signals()
         self._ahead_s = 0.0  # the keeper's clock, of ours
@@ -92,14 +94,30 @@ class Children:
             fetched_bytes=fetched_bytes or attempt.report.fetched_bytes,
         )
         attempt.report = report  # not worth a message: running or dead follows at once
-        if self._has_keeper:
-            is_verified = fetched_bytes is not None
-            self._effect(Spawn(report.key, _launch(attempt), is_verified))
+        attempt.is_verified = fetched_bytes is not None
+        if self._has_keeper and attempt.launchable.terms.secrets and not self._gives_secrets:
+            self.not_started(report.key, no_secrets("its keeper is of an older corps"))
+        elif self._has_keeper and attempt.launchable.terms.secrets:
+            self._want_secrets(attempt)
+        elif self._has_keeper:
+            self._effect(Spawn(report.key, attempt.launchable, attempt.is_verified))
+
+    def given(self, message: Secrets) -> None:
+        """The last that an attempt was waiting for, or why it does not get it."""
+        attempt = self.table.get(message.key)
+        if attempt is None or attempt.ask_at is None or not self._has_keeper:
+            return  # it is over, has them already, or is asked for again when there is a keeper
+        attempt.ask_at = None
+        if problem := attempt.lacks(message):
+            self.not_started(message.key, no_secrets(problem))
+        else:
+            launch, is_verified = attempt.launchable, attempt.is_verified
+            self._effect(Spawn(message.key, launch, is_verified, message.secrets))
 
     def unverified(self, key: AttemptKey) -> Attempt | None:
         """Its files must be verified before it starts; None when it is not to start any more."""
         attempt = self.table.get(key)
-        if attempt is None or not _is_waiting(attempt):
+        if attempt is None or not attempt.is_waiting:
             return None
         if attempt.end_signal is not None:
             self.not_started(key, CANCELLED)
@@ -111,7 +129,7 @@ class Children:
         attempt = self.table.get(message.key)
         if attempt is None:
             return  # it ended, and the master knows
-        if attempt.report.state in (S.PENDING, S.FETCHING):
+        if attempt.report.state in (S.PENDING, S.FETCHING) or attempt.ask_at is not None:
             self.not_started(message.key, CANCELLED)
         elif attempt.report.state is S.DEAD:
             self.changed[message.key] = None
@@ -126,8 +144,11 @@ class Children:
             self._signal(message.key, Signal(message.signal, message.command))
 
     def escalate(self) -> None:
-        """The grace of some is over."""
+        """The grace of some is over; others still wait for their secrets."""
         for attempt in self.table.values():
+            if attempt.ask_at is not None and self.now >= attempt.ask_at:
+                attempt.is_verified = False  # a moment ago, it was
+                self._want_secrets(attempt)
             if attempt.kill_at is not None and self.now >= attempt.kill_at:
                 attempt.end_signal, attempt.kill_at = SIGKILL, None
                 self._press(attempt)
@@ -177,6 +198,7 @@ class Children:
             assert (report.death is not None) is (report.state is S.DEAD), key
             assert report.state not in (S.RUNNING, S.STOPPING) or report.pid is not None, key
             assert attempt.kill_at is None or report.state is not S.DEAD, key
+            assert attempt.ask_at is None or attempt.is_waiting, key
 
     # ---- what the driver and the keeper say
 
@@ -200,6 +222,7 @@ class Children:
             match said:
                 case keeper.Listing():
                     self._ahead_s = ahead_s(said.now, self.now)
+                    self._gives_secrets = said.gives_secrets
                     self._list(said)
                 case keeper.Spawned():
                     self._spawned(spawned_on_ours(said, self._ahead_s))
@@ -254,7 +277,7 @@ class Children:
             self._stuck(listed)
 
     def _not_listed(self, attempt: Attempt) -> None:
-        if _is_waiting(attempt):
+        if attempt.is_waiting:
             self.spawn(attempt)
         elif attempt.report.state in (S.STARTING, S.RUNNING, S.STOPPING):
             reason = "its keeper has no record of it any more"
@@ -276,7 +299,7 @@ class Children:
 
     def _ended(self, listed: keeper.KeptAttempt) -> None:
         attempt = self.table.get(listed.key)
-        if listed.failed_stage == NEVER_EXECUTED and (attempt is None or _is_waiting(attempt)):
+        if listed.failed_stage == NEVER_EXECUTED and (attempt is None or attempt.is_waiting):
             self._never_ran(listed.key, attempt)
             return
         if attempt is None:
@@ -359,6 +382,10 @@ class Children:
 
     # ---- changes
 
+    def _want_secrets(self, attempt: Attempt) -> None:
+        attempt.ask_at = self.now + ASK_AGAIN_S
+        self._tell(WantSecrets(key=attempt.report.key))
+
     def _die(self, attempt: Attempt, **facts: object) -> None:
         attempt.kill_at = None
         self._update(attempt, state=S.DEAD, **facts)
@@ -367,15 +394,5 @@ class Children:
 
     def _update(self, attempt: Attempt, **fields: object) -> None:
         attempt.report = msgspec.structs.replace(attempt.report, **fields)
+        attempt.ask_at = attempt.ask_at if attempt.is_waiting else None
         self.changed[attempt.report.key] = None
-
-
-def _is_waiting(attempt: Attempt) -> bool:
-    """Asked for, and without a process as far as anybody was told."""
-    report = attempt.report
-    return attempt.launch is not None and report.state is S.STARTING and report.pid is None
-
-
-def _launch(attempt: Attempt) -> Launchable:
-    assert attempt.launch is not None, "only what was started here is spawned"
-    return attempt.launch

@@ -13,6 +13,7 @@ from corps.model.artifact import Artifact
 from corps.model.certificate import Certificate
 from corps.model.instance import Desired, Instance, InstanceState
 from corps.model.name import AttemptKey, CommandId, InstanceId, WorkerName
+from corps.model.secret import Secret
 from corps.model.trail import TrailEntry, TrailHead, TrailMark
 from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
@@ -64,7 +65,7 @@ class Cluster:
                 self.next_seq = record.seq + 1
             case Worker() | Artifact() | App() | Meta():
                 self._put_noun(record)
-            case JoinToken() | Member() | User() | UserToken():
+            case JoinToken() | Member() | User() | UserToken() | Secret():
                 self.roll.put(record)
             case TrailEntry() | TrailHead() | TrailMark():
                 self.chain.put(record)
@@ -89,7 +90,7 @@ class Cluster:
                 self.events.popleft()
             case Artifact():
                 del self.artifacts[artifact_key(record)]
-            case JoinToken() | Member() | User() | UserToken():
+            case JoinToken() | Member() | User() | UserToken() | Secret():
                 self.roll.drop(record)
             case TrailEntry() | TrailHead() | TrailMark():
                 self.chain.drop(record)
@@ -146,6 +147,8 @@ class Cluster:
             assert not instance.is_waiting or instance.desired is Desired.RUNNING, id
             assert is_live is False or instance.asked or instance.desired is Desired.RUNNING, id
             assert instance.pid or instance.state is not InstanceState.RUNNING, id
+            for secret in instance.launch.terms.secrets:
+                assert not is_live or secret.name in self.roll.secrets, (id, secret.name)
         for artifact in self.artifacts.values():
             for worker in artifact.workers:
                 assert worker in self.workers, artifact.name

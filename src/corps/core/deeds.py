@@ -33,6 +33,7 @@ from corps.model.command import (
     Tag,
     Tagged,
 )
+from corps.model.secret import AnySecret, DeleteSecret, SetSecret, names_of
 from corps.model.trail import Deed, Outcome, short
 from corps.model.trust import (
     AnyTrust,
@@ -130,11 +131,13 @@ def _launch(command: Launch) -> str:
     parts += [f"user {command.terms.user}"] if command.terms.user is not None else []
     parts += [f"restart {command.restart.value}"]
     parts += [f"env {_some(sorted(command.env))}"] if command.env else []
+    secrets = names_of(command.terms.secrets)
+    parts += [f"secrets {_some(secrets)}"] if secrets else []
     parts += [f"args {short(' '.join(map(repr, command.args[:NAMED_MAX])))}"] * bool(command.args)
     return ", ".join(parts)
 
 
-def _trust(command: AnyTrust) -> str:
+def _trust(command: AnyTrust | AnySecret) -> str:
     match command:
         case CreateToken():
             only = f", for {command.worker}" if command.worker is not None else ""
@@ -143,7 +146,14 @@ def _trust(command: AnyTrust) -> str:
             return f"of {command.user}, ttl {command.ttl_s:g} s"
         case SetUser():
             return f"role {command.role.value}"
-        case RevokeToken() | RevokeWorker() | RemoveUser() | RotateCa():
+        case (
+            RevokeToken()
+            | RevokeWorker()
+            | RemoveUser()
+            | RotateCa()
+            | SetSecret()
+            | DeleteSecret()
+        ):
             return ""
         case _:
             assert_never(command)

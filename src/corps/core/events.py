@@ -12,6 +12,7 @@ from corps.model.command import AnyCommand, AnyResult
 from corps.model.identity import Identity
 from corps.model.instance import Evidence, Launchable
 from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
+from corps.model.secret import Revealed, Secret
 from corps.model.series import Measured
 from corps.model.trail import Deed
 from corps.wire.keeper import FromKeeper, ToKeeper
@@ -150,7 +151,15 @@ class Reply(Effect, frozen=True):
     body: str
 
 
-MasterEffect: TypeAlias = Save | Drop | Send | Close | Reply
+class Reveal(Effect, frozen=True):
+    """Open these and send them to the worker of an attempt, as `wire.secret.Secrets`."""
+
+    session: int
+    key: AttemptKey
+    secrets: tuple[Secret, ...]
+
+
+MasterEffect: TypeAlias = Save | Drop | Send | Close | Reply | Reveal
 
 
 # ---- worker
@@ -249,11 +258,12 @@ class Instruct(Effect, frozen=True):
 
 class Spawn(Effect, frozen=True):
     """Make the directories of an attempt and have the keeper start it; `is_verified`: its files
-    were, a moment ago. Else it may come back as Unverified."""
+    were, a moment ago. Else it may come back as Unverified. `secrets`: all that it names."""
 
     key: AttemptKey
     launch: Launchable
     is_verified: bool = False
+    secrets: tuple[Revealed, ...] = ()
 
 
 class Fetch(Effect, frozen=True):

@@ -10,14 +10,15 @@ import msgspec
 
 from corps.core.chain import LEAF
 from corps.core.cluster import Cluster
-from corps.core.events import Close, Drop, MasterEffect, Reply, Rooted, Save, Send
+from corps.core.events import Close, Drop, MasterEffect, Reply, Reveal, Rooted, Save, Send
 from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
 from corps.core.throttle import WINDOW_S, Throttle
 from corps.model.command import AnyResult
 from corps.model.identity import MASTER
 from corps.model.instance import Instance
-from corps.model.name import CommandId, Digest, WorkerName
+from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
+from corps.model.secret import Secret
 from corps.model.trail import DETAIL_MAX, NOBODY, Deed, Outcome, TrailMark, short
 from corps.wire.worker import ToWorker
 
@@ -66,6 +67,9 @@ class Ledger:
 
     def close(self, session: int, reason: str) -> None:
         self._words.append(Close(session, reason))
+
+    def reveal(self, session: int, key: AttemptKey, secrets: tuple[Secret, ...]) -> None:
+        self._words.append(Reveal(session, key, secrets))
 
     def reply(self, id: CommandId, body: str, result: AnyResult) -> None:
         self._words.append(Reply(id, result, body))

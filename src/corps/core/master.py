@@ -27,6 +27,7 @@ from corps.core.orders import Orders
 from corps.core.records import CommandRecord
 from corps.core.restart import Restarts
 from corps.core.roster import Roster
+from corps.core.secrets import Desk
 from corps.model.command import Copy
 from corps.model.identity import MASTER
 from corps.model.instance import Instance
@@ -35,6 +36,7 @@ from corps.model.trail import Deed, Outcome
 from corps.model.view import CopyView
 from corps.wire.drift import Verified
 from corps.wire.probe import Probed
+from corps.wire.secret import WantSecrets
 from corps.wire.worker import (
     Changed,
     FromWorker,
@@ -91,6 +93,7 @@ class MasterCore:
             heartbeat_s,
             accepts_rollback=accepts_rollback,
         )
+        self._desk = Desk(self._ledger)
         self._ledger.save(begun)
         meta, how = cluster.meta, "; accepts rollback" if accepts_rollback else ""
         self._ledger.audit(
@@ -222,10 +225,10 @@ class MasterCore:
                 self._observer.reported(worker, message.reports)
             case Installed() | InstallFailed() | Uninstalled() | Progress():
                 self._hear_of_artifact(worker, message)
-            case Removed():
-                self._forget(worker, message)
-            case SignalDone():
-                self._orders.signaled(worker, message)
+            case Removed() | SignalDone():
+                self._hear_of_attempts(worker, message)
+            case WantSecrets():
+                self._desk.wanted(worker, message)
             case Noted():
                 self._observer.noted(worker, message.notes)
             case Probed():
@@ -233,9 +236,9 @@ class MasterCore:
                 self._ledger.fitness.hear(worker, message.digest, problems)
             case Trusting():
                 rotation.heard(self._ledger, worker, message)
-            case Heartbeat() | Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
-                pass  # a sign of life; answers to questions are the driver's
-            case Hello() | Inventory():
+            case Hello() | Inventory() | Heartbeat():
+                pass
+            case Sampled() | SeriesRead() | LogRead() | OutputRead() | Verified():
                 pass  # a sign of life; answers to questions are the driver's
             case _:
                 assert_never(message)
@@ -258,6 +261,15 @@ class MasterCore:
                 self._orders.uninstalled(worker, message)
             case Progress():
                 self._orders.on_progress(worker, message)
+            case _:
+                assert_never(message)
+
+    def _hear_of_attempts(self, worker: WorkerName, message: Removed | SignalDone) -> None:
+        match message:
+            case Removed():
+                self._forget(worker, message)
+            case SignalDone():
+                self._orders.signaled(worker, message)
             case _:
                 assert_never(message)
 

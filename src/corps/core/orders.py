@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from corps.core import accept, believe, candidates, deeds, trust, versions
+from corps.core import accept, believe, candidates, deeds, secrets, trust, versions
 from corps.core.events import ArtifactFacts, Commanded
 from corps.core.ledger import Ledger
 from corps.core.records import CommandRecord
@@ -206,7 +206,7 @@ class Orders:
         record = CommandRecord(
             id=event.id,
             body=event.body,
-            command=command,
+            command=secrets.kept(command),
             by=event.by,
             at=ledger.now,
             source=event.source,

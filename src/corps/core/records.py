@@ -11,6 +11,7 @@ from corps.model.certificate import Certificate
 from corps.model.command import AnyCommand, AnyResult
 from corps.model.instance import Instance
 from corps.model.name import CommandId, InstanceId, WorkerName
+from corps.model.secret import Secret
 from corps.model.trail import TrailEntry, TrailHead, TrailMark, TrailRecord
 from corps.model.trust import JoinToken, Member, User, UserToken
 from corps.model.worker import Worker
@@ -74,7 +75,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TRAIL, TRAIL_HEAD, TRAIL_MARKS = "trail", "trail_head", "trail_marks"
-TrustRecord: TypeAlias = JoinToken | Member | User | UserToken
+TrustRecord: TypeAlias = JoinToken | Member | User | UserToken | Secret
 Record: TypeAlias = (
     Meta
     | Worker
@@ -108,7 +109,7 @@ def record_key(record: Record) -> tuple[str, str]:
             return "commands", record.id
         case Event():
             return "events", f"{record.seq:016d}"
-        case JoinToken() | Member() | User() | UserToken():
+        case JoinToken() | Member() | User() | UserToken() | Secret():
             return _trust_key(record)
         case TrailEntry() | TrailHead() | TrailMark():
             return _trail_key(record)
@@ -134,6 +135,8 @@ def _trust_key(record: TrustRecord) -> tuple[str, str]:
             return "users", record.name
         case UserToken():
             return "user_tokens", record.id
+        case Secret():
+            return "secrets", record.name
 
 
 def _trail_key(record: TrailRecord) -> tuple[str, str]:
@@ -167,7 +170,7 @@ def record_age(record: Record) -> tuple[float, int]:
             return record.created_at, 0
         case Worker() | Member():
             return record.joined_at, 0
-        case JoinToken() | User() | UserToken():
+        case JoinToken() | User() | UserToken() | Secret():
             return record.created_at, 0
         case Meta() | App() | TrailHead():
             return 0.0, 0
@@ -186,6 +189,7 @@ TABLES: dict[str, type[Record]] = {
     "members": Member,
     "users": User,
     "user_tokens": UserToken,
+    "secrets": Secret,
     TRAIL: TrailEntry,
     TRAIL_HEAD: TrailHead,
     TRAIL_MARKS: TrailMark,

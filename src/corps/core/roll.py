@@ -1,4 +1,4 @@
-"""Roll: who belongs to the cluster, and the tokens by which somebody may."""
+"""Roll: who belongs to the cluster, the tokens by which somebody may, and what apps must know."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import assert_never
 from corps.core.records import TrustRecord
 from corps.model.identity import Identity
 from corps.model.name import WorkerName
+from corps.model.secret import Secret
 from corps.model.trust import RENEW_GRACE_S, JoinToken, Member, User, UserToken
 
 
@@ -18,6 +19,7 @@ class Roll:
         self.members: dict[WorkerName, Member] = {}
         self.users: dict[str, User] = {}
         self.user_tokens: dict[str, UserToken] = {}
+        self.secrets: dict[str, Secret] = {}
 
     def put(self, record: TrustRecord) -> None:
         match record:
@@ -29,6 +31,8 @@ class Roll:
                 self.users[record.name] = record
             case UserToken():
                 self.user_tokens[record.id] = record
+            case Secret():
+                self.secrets[record.name] = record
             case _:
                 assert_never(record)
 
@@ -42,6 +46,8 @@ class Roll:
                 del self.users[record.name]
             case UserToken():
                 del self.user_tokens[record.id]
+            case Secret():
+                del self.secrets[record.name]
             case _:
                 assert_never(record)
 

@@ -6,10 +6,12 @@ from typing import assert_never
 
 import msgspec
 
+from corps.core import secrets
 from corps.core.ledger import Ledger
 from corps.core.records import Rotation
 from corps.errors import Conflict, Invalid, NotFound
 from corps.model.name import check_name, did_you_mean
+from corps.model.secret import AnySecret, DeleteSecret, SetSecret
 from corps.model.token import check_hash, check_token_id
 from corps.model.trust import (
     TTL_MAX_S,
@@ -32,7 +34,7 @@ USERS_MAX = 10_000
 EXPIRED_KEPT_S = 7 * 86_400.0  # so that an operator sees why a token is worth nothing
 
 
-def rule(ledger: Ledger, command: AnyTrust, by: str) -> tuple[str, ...]:
+def rule(ledger: Ledger, command: AnyTrust | AnySecret, by: str) -> tuple[str, ...]:
     """Carry it out; there is nothing to wait for. Raise what it must be refused for."""
     match command:
         case CreateToken():
@@ -49,19 +51,21 @@ def rule(ledger: Ledger, command: AnyTrust, by: str) -> tuple[str, ...]:
             _create_user_token(ledger, command, by)
         case RotateCa():
             _rotate_ca(ledger, by)
+        case SetSecret() | DeleteSecret():
+            secrets.rule(ledger, command, by)
         case _:
             assert_never(command)
     return ()
 
 
-def subject(command: AnyTrust) -> str:
+def subject(command: AnyTrust | AnySecret) -> str:
     """What it is about, as its result says."""
     match command:
         case CreateToken() | RevokeToken() | CreateUserToken():
             return command.id
         case RevokeWorker():
             return command.worker
-        case SetUser() | RemoveUser():
+        case SetUser() | RemoveUser() | SetSecret() | DeleteSecret():
             return command.name
         case RotateCa():
             return "ca"

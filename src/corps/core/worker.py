@@ -43,6 +43,7 @@ from corps.wire import keeper, worker
 from corps.wire.drift import Verify
 from corps.wire.output import Note
 from corps.wire.probe import Probe
+from corps.wire.secret import Secrets
 from corps.wire.worker import Report
 
 ENOENT = 2
@@ -144,6 +145,8 @@ class WorkerCore:
                 self._say_hello()
             case worker.Start():
                 self._start(message)
+            case Secrets():
+                self._children.given(message)
             case worker.End():
                 self._children.end(message)
             case worker.SendSignal():

@@ -16,13 +16,14 @@ from collections.abc import Callable
 
 from corps.keeper import limits, process
 from corps.keeper.cgroup import Groups
-from corps.keeper.journal import RESERVE_BYTES, Journal
+from corps.keeper.journal import RESERVE_BYTES, Journal, log
 from corps.keeper.kin import Kin
 from corps.keeper.limits import Json
 from corps.keeper.process import FAILED, USED, USING, Child, Launch
+from corps.keeper.secrets import Secrets
 from corps.keeper.tree import Trees
 
-KEY_MAX, NOTE_MAX_BYTES, SIGNAL_NOTE_MAX = 200, 8 << 10, 100
+NOTE_MAX_BYTES, SIGNAL_NOTE_MAX = 8 << 10, 100
 FLOOR_SLACK = 1.05  # a maximum resident set up to this is the image before exec, not the program
 PRIVATE = {"place", "identity", "executed_at", "groups", "is_swept", "keeps_children"}
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 TERMS = ("tree", "enforced", "watched")
 VERDICT = {"status", "lost", "ended_at", "usage"}  # told when the tree is over as well
-ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class Children:
@@ -58,7 +58,7 @@ class Children:
         self._asked: dict[str, tuple[str, Launch]] = {}
         self._own: dict[int, Child] = {}
         self._heard: dict[int, Child] = {}
-        self._has_deaths = False
+        self._has_deaths, self.secrets = False, Secrets(log)
         self._kin = Kin(groups.name, self._own)
         self.trees = Trees(self._kin, self._tree_over, self._tell_stuck)
 
@@ -107,8 +107,7 @@ class Children:
     def spawn(self, message: Json) -> Json | None:
         """Ask for a launch; a known key is answered. Return why it is refused."""
         key, note = message["key"], message["note"]
-        if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
-            raise ValueError("a key that is none")
+        process.check_key(key)
         if key in self._journal.table:
             self.tell(key)
         if key in self._journal.table or key in self._asked:
@@ -118,6 +117,13 @@ class Children:
         except ValueError as error:
             return {"reason": str(error)}
         launch.rules = self.rules
+        if refused := self._refusal(message, launch, size):
+            return refused
+        self._asked[key] = note, launch
+        return None
+
+    def _refusal(self, message: Json, launch: Launch, size: int) -> Json | None:
+        key, note = message["key"], message["note"]
         if self.rules and (reason := self.rules.refusal(message)):
             return {"reason": reason, "stage": "policy"}
         if reason := limits.above(message["rlimits"]) or self._groups.lacks(message):
@@ -129,7 +135,8 @@ class Children:
         notes = len(note) + sum(len(text) for text, _ in self._asked.values())
         if not self._journal.has_room(12 * notes + (len(self._asked) + 1) * 2 * RESERVE_BYTES):
             return {"reason": "no room in the journal: is the disk full?"}
-        self._asked[key] = note, launch
+        if reason := self.secrets.prepare(key, launch):
+            return {"reason": reason, "stage": "secrets"}
         return None
 
     def fork_asked(self) -> None:
@@ -343,6 +350,7 @@ class Children:
             child.over["usage"] = child.usage
         self._journal.put(child.key, is_swept=True, **child.over)
         self._journal.living.pop(child.key, None)
+        self.secrets.remove(child.key)
         self.tell(child.key)
         for number in child.waiting:
             self._deliver(child.key, number)
@@ -383,10 +391,7 @@ class Children:
             if not child or not child.pidfd or process.ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
             self._journal.note_signal(key, number, note)
-            signal.pidfd_send_signal(child.pidfd.number, number)
-            if number in ENDING:  # a stopped process acts on it only when it runs
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(child.pidfd.number, signal.SIGCONT)
+            process.deliver(child.pidfd, number)
             self._journal.note_sent(key)
         except OSError as error:
             failed = error.errno or errno.EINVAL

@@ -41,13 +41,14 @@ FLYING_MAX = 128  # children between fork and exec
 FRAME_MAX_BYTES, QUEUE_MAX_BYTES, READ_BYTES = 4 << 20, 64 << 20, 64 << 10
 PART_MAX, PART_BYTES = 200, 256 << 10  # of a listing; SCM_RIGHTS takes 253 descriptors
 POLICY = "/etc/corps/worker-policy.toml"
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 RT_SIGACTION = {"x86_64": 13, "aarch64": 134}  # the number of rt_sigaction(2)
 SIGACTION_BYTES = 32  # of the kernel's struct: all zero is SIG_DFL
 NONE = type(None)
 SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
     "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note", "work"), (str,))
     | {"argv": (list,), "env": (dict,), "rlimits": (dict,), "groups": (list,), "watched": (list,)}
+    | {"secrets": (list,)}
     | dict.fromkeys(("uid", "gid", "nice", "umask", "memory_bytes", "pids"), (int, NONE))
     | {"cpus": (float, NONE), "keeps_children": (bool,), "new_privileges": (bool,)},
     "signal": {"key": (str,), "signal": (int,), "note": (str,)},
@@ -109,6 +110,7 @@ class Keeper:
         self._groups = Groups(_places(), "--no-cgroup" not in options, has_limits)
         self._children = Children(self._journal, self._groups, self._send, is_new_kernel, launch_s)
         self._children.take_over("--copied" in options)
+        self._children.secrets.clean(self._journal.living)
         self._welcome = [0, os.getuid()]
         if worker := _text(options, "--worker="):
             self._hold_to_rules(worker, _text(options, "--policy=") or POLICY)
@@ -251,7 +253,12 @@ class Keeper:
     def _list(self) -> None:
         keys, told = list(reversed(self._journal.table)), self._children.told
         listing = {"type": "listing", "keeper_pid": os.getpid(), "now": self._journal.now()}
-        listing |= {"attempts": [], "totals": self._journal.totals, "is_last": False}
+        listing |= {
+            "gives_secrets": True,
+            "attempts": [],
+            "totals": self._journal.totals,
+            "is_last": False,
+        }
         while not listing["is_last"]:
             part: list[Json] = []
             size = 0
@@ -333,6 +340,8 @@ def _settle_down() -> None:
             33,
         ):  # glibc's own: its posix_spawn ignores them, and hides them from us
             libc.syscall(call, internal, bytes(SIGACTION_BYTES), None, 8)
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:  # secrets pass through it; until the next exec
+        raise OSError("prctl(PR_SET_DUMPABLE) failed")
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
     gc.disable()

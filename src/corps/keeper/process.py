@@ -18,7 +18,9 @@ import signal
 import stat
 import struct
 
-from corps.keeper.limits import LIBC, NOFILE, TERMS, Json
+from corps.keeper.limits import NOFILE, TERMS, Json
+from corps.keeper.secrets import give, out_of_the_way
+from corps.keeper.users import LIBC
 
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+KEY_MAX = 200
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), Linux >= 6.13
 PIDFD_INFO = struct.Struct("=Q52xi")  # mask first, exit_code last
 PIDFD_INFO_EXIT = 1 << 3  # Linux >= 6.15, and only once the process is reaped
@@ -77,7 +81,10 @@ class Child:
 
 
 class Launch:
-    """What a child needs, as bytes."""
+    """What a child needs, as bytes. `secrets`: file, number or neither, and the value."""
+
+    secrets: tuple[tuple[str | None, int | None, bytes], ...] = ()
+    secrets_in = ""
 
     rules: Rules | None = None
 
@@ -157,6 +164,7 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
             os.write(fd, b"0")
         stage = "gate"
         os.setsid()
+        gate, status, journal = out_of_the_way(launch, (gate, status, journal))
         low = 3
         for kept in sorted((gate, status, journal)):
             os.closerange(low, kept)
@@ -175,6 +183,8 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         if launch.rules and launch.message["work"]:
             uid, gid = launch.message["uid"], launch.message["gid"]
             launch.rules.give(launch.message["work"], uid, gid)
+        stage = "secrets"
+        give(launch)
         for name, accept in TERMS:
             stage = name
             accept(launch.message)
@@ -241,6 +251,19 @@ def revoke(journal: int, place: int) -> int:
         fcntl.lockf(journal, fcntl.LOCK_UN, 1, place)
         return os.pread(journal, 1, place)[0]
     return USING
+
+
+def check_key(key: str) -> None:
+    if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
+        raise ValueError("a key that is none")
+
+
+def deliver(pidfd: Fd, number: int) -> None:
+    """Raise OSError. A stopped process acts on a signal that is to end it only when it runs."""
+    signal.pidfd_send_signal(pidfd.number, number)
+    if number in ENDING:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd.number, signal.SIGCONT)
 
 
 def ended(pidfd: Fd) -> int:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
@@ -28,6 +28,7 @@ from corps.core.events import (
     MasterEvent,
     Renew,
     Reply,
+    Reveal,
     Save,
     Send,
     Tick,
@@ -41,6 +42,7 @@ from corps.model.command import Accepted, AnyResult
 from corps.model.name import CommandId, WorkerName
 from corps.model.trail import Deed, TrailEntry, TrailPage
 from corps.store.records import RecordStore
+from corps.trust.vault import Vault
 from corps.wire.probe import Probed
 from corps.wire.worker import (
     Answer,
@@ -56,6 +58,8 @@ RECENT_EVENTS = 1_000
 RETRY_COMMIT_S = 0.5
 STALLED_S = 5.0
 ASK_DEADLINE_S = 2.0
+
+Late: TypeAlias = Send | Close | Reply | Reveal | Drop  # waits for what was decided before it
 
 _log = logging.getLogger("corps.master")
 
@@ -73,11 +77,12 @@ class MasterDriver:
 
     def __init__(self, core: MasterCore, store: RecordStore, clock: Clock, dump_dir: Path) -> None:
         self.core, self.clock = core, clock
+        self.vault = Vault(dump_dir / "secrets.key")
         self._store, self._dump_dir = store, dump_dir
         self._loop = asyncio.get_running_loop()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._changes: list[Save | Drop] = []
-        self._after: list[Send | Close | Reply | Drop] = []
+        self._after: list[Late] = []
         self._settled: list[asyncio.Future[None]] = []
         self._committing: asyncio.Task[None] | None = None
         self._stalled_since: float | None = None
@@ -114,7 +119,7 @@ class MasterDriver:
                 case Drop():
                     self._changes.append(effect)
                     self._after.append(effect)
-                case Send() | Close() | Reply():
+                case Send() | Close() | Reply() | Reveal():
                     self._after.append(effect)
                 case _:
                     assert_never(effect)
@@ -263,17 +268,19 @@ class MasterDriver:
                 self._stalled_since = None
                 return
 
-    def _swap_after(self) -> list[Send | Close | Reply | Drop]:
+    def _swap_after(self) -> list[Late]:
         after, self._after = self._after, []
         return after
 
-    def _perform(self, effects: list[Send | Close | Reply | Drop]) -> None:
+    def _perform(self, effects: list[Late]) -> None:
         for effect in effects:
             match effect:
                 case Send():
                     self.on_send(effect.session, effect.message)
                 case Close():
                     self.on_close(effect.session, effect.reason)
+                case Reveal():
+                    self.on_send(effect.session, self.vault.reveal(effect))
                 case Reply():
                     for future in self._waiters.pop(effect.id, []):
                         if not future.done():
@@ -287,5 +294,6 @@ class MasterDriver:
     def _dump(self) -> None:
         path = self._dump_dir / f"crash-{os.getpid()}.jsonl"
         lines = [msgspec.json.encode([now, type(e).__name__, e]) for now, e in self._recent]
+        path.touch(mode=0o600)  # it has the environment of launches
         path.write_bytes(b"\n".join(lines) + b"\n")
         _log.critical("a bug: the last %d events are in %s", len(lines), path)

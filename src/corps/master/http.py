@@ -13,20 +13,20 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-import blake3
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import ClientException, HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import QueryParameter
 
 from corps.core.events import Commanded
 from corps.errors import ERRORS, CorpsError, Denied
 from corps.master import audit as auditing
-from corps.master import copies, fitness, logs, queries, trail, trust, upkeep
+from corps.master import copies, fitness, logs, queries, secrets, trail, trust, upkeep
 from corps.master.certificates import Certificates
 from corps.master.driver import MasterDriver
 from corps.master.people import People
@@ -103,14 +103,14 @@ async def commands(
     master, caller = _of(state), request.user
     check_command(caller, data.command)
     check_command_id(data.id)
-    body = blake3.blake3(msgspec.json.encode(data.command)).hexdigest()
     async with master.shelf.held(data.command) as facts:
         if isinstance(data.command, Copy | Launch):
             load = functools.partial(load_manifest, master.blobs)
             await fitness.ask_before(master.driver, data, load)
         caller = master.people.still(caller)  # a slow sender may have lost the right meanwhile
         check_command(caller, data.command)
-        event = Commanded(data.id, body, data.command, caller.name, facts, caller.source)
+        command, body = secrets.sealed(master.driver, data.command)
+        event = Commanded(data.id, body, command, caller.name, facts, caller.source)
         result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
@@ -319,6 +319,8 @@ def _only_json(request: Request[Any, Any, Any]) -> None:
         raise ClientException("send JSON as application/json", status_code=415)
 
 
+REFUSAL = ResponseSpec(Failure, generate_examples=False, description="refused, and why")
+STATUSES = sorted({error.http_status for error in ERRORS.values()} - {200, 500} | {401, 413, 415})
 HANDLERS: list[HTTPRouteHandler] = [
     commands,
     check,
@@ -351,8 +353,11 @@ HANDLERS: list[HTTPRouteHandler] = [
     trust.tokens,
     trust.users,
     trail.trail,
+    secrets.secrets,
 ]
 check_routes(HANDLERS)
+for one in HANDLERS:  # the document has what our handlers of errors answer, not litestar's own
+    one.responses = dict.fromkeys(STATUSES, REFUSAL)
 
 
 def make_app(master: Master) -> Litestar:

@@ -25,6 +25,7 @@ from corps.core.events import Save
 from corps.core.master import MasterCore
 from corps.core.records import Meta, Record
 from corps.daemon import (
+    hide_memory,
     hold_lock,
     raise_descriptor_limit,
     raise_priority,
@@ -62,6 +63,7 @@ _log = logging.getLogger("corps.master")
 def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
+    hide_memory()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()

@@ -26,6 +26,7 @@ from corps.model.command import (
     Stop,
     Tag,
 )
+from corps.model.secret import DeleteSecret, SetSecret
 from corps.model.trust import (
     CreateToken,
     CreateUserToken,
@@ -77,6 +78,7 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     ("POST", "/v1/plan"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/quarantine"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/orphans"): Permission.DEPLOY,
+    ("GET", "/v1/secrets"): Permission.SECRETS,
     ("GET", "/v1/trust"): Permission.ADMIN,
     ("GET", "/v1/ca"): Permission.ADMIN,
     ("GET", "/v1/tokens"): Permission.ADMIN,
@@ -101,6 +103,8 @@ COMMANDS: dict[type[AnyCommand], Permission] = {
     SetUser: Permission.ADMIN,
     RemoveUser: Permission.ADMIN,
     CreateUserToken: Permission.ADMIN,
+    SetSecret: Permission.SECRETS,
+    DeleteSecret: Permission.SECRETS,
 }
 METHODS = ("GET", "POST")  # all there are: no preflight, no HEAD
 
@@ -134,5 +138,7 @@ async def guard_route(connection: Connection, _: BaseRouteHandler) -> None:
 
 
 def check_command(caller: Caller, command: AnyCommand) -> None:
-    """Raise Denied."""
+    """Raise Denied. To have a program given a secret is to read it."""
     check_may(caller, COMMANDS[type(command)], type(command).__name__.lower())
+    if isinstance(command, Launch) and command.terms.secrets:
+        check_may(caller, Permission.SECRETS, "launch with secrets")

@@ -12,6 +12,7 @@ import msgspec
 
 from corps.model.artifact import Transfer
 from corps.model.name import CommandId, Digest
+from corps.model.secret import AnySecret
 from corps.model.signature import Signature
 from corps.model.terms import Restart, Terms
 from corps.model.trust import AnyTrust
@@ -122,7 +123,7 @@ class Tag(Command, frozen=True, kw_only=True):
 
 
 AnyCommand: TypeAlias = (
-    Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign | Tag | AnyTrust
+    Copy | Delete | Launch | Stop | Kill | Signal | Remove | Sign | Tag | AnyTrust | AnySecret
 )
 
 

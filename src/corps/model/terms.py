@@ -12,6 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from corps.errors import Invalid
+from corps.model.secret import Use, check_uses
 
 UNLIMITED = -1  # RLIM_INFINITY, setrlimit(2)
 SIZE_MAX_BYTES = 1 << 50
@@ -75,6 +76,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     umask: int | None = None
     linger: Linger = Linger.KILL
     log_max_bytes: int = LOG_DEFAULT_BYTES
+    secrets: tuple[Use, ...] = ()
     new_privileges: bool = False
 
 
@@ -93,6 +95,7 @@ def check_terms(terms: Terms) -> None:
     _check_range("nice", terms.nice, NICE_MIN, NICE_MAX)
     _check_range("umask", terms.umask, 0, UMASK_MAX)
     _check_range("log_max_bytes", terms.log_max_bytes, LOG_MIN_BYTES, SIZE_MAX_BYTES)
+    check_uses(terms.secrets)
     if terms.user is not None and (len(terms.user) > USER_MAX or not _USER.fullmatch(terms.user)):
         raise Invalid(
             f"bad user {terms.user[:80]!r}: spelled NAME, UID, NAME:GROUP or UID:GID", field="user"

@@ -25,6 +25,16 @@ class KeeperMessage(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower
 # ---- worker -> keeper
 
 
+class GivenSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """In a file of this name, or as an open descriptor with this number; `variable` tells the path
+    of the file, or has the value itself."""
+
+    value: bytes
+    file: str | None = None
+    fd: int | None = None
+    variable: str | None = None
+
+
 class Spawn(KeeperMessage, frozen=True, kw_only=True):
     """Fork, journal, exec. A key the keeper knows is answered from the journal, never run again.
 
@@ -56,6 +66,7 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     pids: int | None = None
     watched: tuple[str, ...] = ()
     keeps_children: bool = False
+    secrets: tuple[GivenSecret, ...] = ()
     work: str = ""
     new_privileges: bool = False
 
@@ -128,7 +139,7 @@ class KeptAttempt(msgspec.Struct, frozen=True, kw_only=True):
     of its cgroup; `limit_hits`: how often it met a limit; `watched`: the limits that the worker
     has to see to; `deadline_s`: it had not executed so long after its fork, and its keeper killed
     it; `sending`: a signal that was on its way when an earlier keeper died, sent or not.
-    Stages: fork, journal, log, chdir, mark, execve; timeout, killed_before_exec and
+    Stages: fork, journal, log, secrets, chdir, mark, execve; timeout, killed_before_exec and
     never_executed without an errno.
     """
 
@@ -190,13 +201,15 @@ class Signaled(KeeperMessage, frozen=True, kw_only=True):
 
 
 class Listing(KeeperMessage, frozen=True, kw_only=True):
-    """Everything known, in parts. `now`: what the keeper's clock says."""
+    """Everything known, in parts. `now`: what the keeper's clock says; `gives_secrets`: it is new
+    enough for that."""
 
     attempts: tuple[KeptAttempt, ...]
     totals: Totals
     keeper_pid: int
     is_last: bool
     now: float | None = None
+    gives_secrets: bool = False
 
 
 class Cleared(KeeperMessage, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from corps.wire.drift import Verified, Verify
 from corps.wire.message import Message
 from corps.wire.output import LogRead, Note, OutputRead, ReadLog, ReadOutput
 from corps.wire.probe import Probe, Probed
+from corps.wire.secret import Secrets, WantSecrets
 
 INVENTORY_BATCH = 500
 
@@ -219,6 +220,7 @@ FromWorker: TypeAlias = (
     | Probed
     | Verified
     | Trusting
+    | WantSecrets
 )
 
 
@@ -364,5 +366,6 @@ ToWorker: TypeAlias = (
     | ReadOutput
     | Probe
     | Verify
+    | Secrets
     | Shutdown
 )

@@ -17,7 +17,7 @@ from corps.core import events as ev
 from corps.core.worker import WorkerCore
 from corps.errors import CorpsError, Denied, Unavailable, error_of
 from corps.model.artifact import Transfer
-from corps.model.instance import Evidence, InstanceState, Launchable
+from corps.model.instance import Evidence, InstanceState
 from corps.model.name import AttemptKey, Digest
 from corps.store.soundness import Soundness
 from corps.wire import keeper, worker
@@ -34,6 +34,7 @@ from corps.worker.layout import Layout
 from corps.worker.peers import Peers
 from corps.worker.pulse import Pulse
 from corps.worker.sampler import Sampler
+from corps.worker.secrets import given
 from corps.worker.state import save
 from corps.worker.usage import Processes
 from corps.worker.users import Users
@@ -163,7 +164,7 @@ class WorkerDriver:
             case ev.Instruct():
                 self._keeper.send(effect.message)
             case ev.Spawn():
-                self._spawn(effect.key, effect.launch, is_verified=effect.is_verified)
+                self._spawn(effect)
             case ev.Fetch():
                 self._spawn_task(self._fetch(effect.digest, effect.transfer))
             case ev.RemoveArtifact():
@@ -192,11 +193,12 @@ class WorkerDriver:
         except OSError as error:  # a full disk: what runs is worth more than this note
             _log.error("cannot note what the master said: %s", error)
 
-    def _spawn(self, key: AttemptKey, launch: Launchable, *, is_verified: bool) -> None:
+    def _spawn(self, effect: ev.Spawn) -> None:
+        key, launch = effect.key, effect.launch
         if self._watch_logs.refusal is not None:
             self._block(key, "log", errno.ENOSPC, self._watch_logs.refusal)
             return
-        if not is_verified and not self._soundness.is_trusted(launch.digest):
+        if not effect.is_verified and not self._soundness.is_trusted(launch.digest):
             self._loop.call_soon(self.feed, ev.Unverified(key))
             return
         stage = "files"
@@ -237,8 +239,9 @@ class WorkerDriver:
             work=work,
             **terms,
         )
-        self._witness.spawns(message)
-        self._keeper.send(message)
+        self._witness.spawns(message, effect.secrets)
+        secrets = given(launch.terms.secrets, effect.secrets)
+        self._keeper.send(msgspec.structs.replace(message, secrets=secrets))
 
     def _block(
         self,

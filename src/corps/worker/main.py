@@ -17,6 +17,7 @@ from corps.config import Settings
 from corps.core.events import Linked, Unlinked
 from corps.core.worker import WorkerCore
 from corps.daemon import (
+    hide_memory,
     hold_lock,
     raise_descriptor_limit,
     raise_priority,
@@ -60,6 +61,7 @@ def run(
 ) -> None:
     """Run a worker until SIGTERM, SIGINT or the master's word. Raise CorpsError if it cannot."""
     refuse_optimized()
+    hide_memory()
     address = parse_address(master)
     if not insecure_network and not is_loopback(address[0]):
         raise Denied(

@@ -16,6 +16,7 @@ import msgspec
 from corps.errors import CorpsError, Denied, Invalid
 from corps.model.instance import Launchable
 from corps.model.name import did_you_mean
+from corps.model.secret import variables_of
 from corps.model.signature import check_key
 from corps.model.terms import Terms, check_terms
 from corps.worker.terms import SpawnTerms, User, group_number, groups_of, user_of
@@ -88,8 +89,9 @@ class PolicyFile:
         if terms["new_privileges"] and not policy.allow_new_privileges:
             raise Denied(_denied("--new-privileges", "allow_new_privileges"))
         if not policy.allow_ld_env:
+            names = (*launch.env, *variables_of(launch.terms.secrets))
             hostile = next(
-                (name for name in launch.env if _chooses_code(name, policy.require_signed)), None
+                (name for name in names if _chooses_code(name, policy.require_signed)), None
             )
             if hostile is not None:
                 raise Denied(_denied(f"environment variable {hostile}", "allow_ld_env"))

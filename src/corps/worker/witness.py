@@ -7,14 +7,15 @@ words why something did not start.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from signal import SIGKILL
 
 from corps.clock import Clock
 from corps.core.events import KeeperSaid
 from corps.errors import CorpsError
-from corps.model.instance import Evidence
+from corps.model.instance import Evidence, LogLine
 from corps.model.name import AttemptKey
+from corps.model.secret import Revealed
 from corps.store.trees import Trees
 from corps.wire import keeper
 from corps.worker.command import PATH, command, is_found
@@ -22,6 +23,7 @@ from corps.worker.diagnose import Launched, diagnose
 from corps.worker.layout import Layout
 from corps.worker.machine import Gauge
 from corps.worker.oom import OomWatch
+from corps.worker.secrets import forms, hidden
 from corps.worker.tail import last_lines
 
 ARGV_MAX = 20
@@ -37,9 +39,12 @@ class Witness:
         self._gauge = Gauge(time.monotonic)
         self._oom = OomWatch(clock)
         self._launched: dict[AttemptKey, Launched] = {}
+        self._hidden: dict[AttemptKey, tuple[str, ...]] = {}
 
-    def spawns(self, message: keeper.Spawn) -> None:
-        """The keeper is asked to start this."""
+    def spawns(self, message: keeper.Spawn, secrets: Sequence[Revealed] = ()) -> None:
+        """The keeper is asked to start this; no evidence has a secret that it was given."""
+        if secrets:
+            self._hidden[message.key] = forms(secrets)
         self._launched[message.key] = Launched(
             path=message.path,
             argv=message.argv,
@@ -76,15 +81,21 @@ class Witness:
                     evidence.append((kept.key, self._see(kept, launched)))
             if isinstance(message, keeper.Refused) and message.key is not None:
                 launched = self._launched.pop(message.key, None)
+                self._hidden.pop(message.key, None)
                 evidence.append((message.key, self.now(launched.argv if launched else ())))
         return KeeperSaid(messages, tuple(reasons), tuple(evidence))
 
     def _see(self, kept: keeper.KeptAttempt, launched: Launched | None) -> Evidence:
         oom, proves_oom = self._ask_oom(kept)
+        known = self._hidden.pop(kept.key, ())
+        lines = tuple(
+            LogLine(stream=line.stream, text=hidden(line.text, known))
+            for line in last_lines(self._layout, kept.key)
+        )
         return Evidence(
             seen_at=self._clock(),
             argv=_bounded(launched.argv) if launched else (),
-            last_lines=last_lines(self._layout, kept.key),
+            last_lines=lines,
             machine=self._gauge.machine(),
             oom=oom,
             proves_oom=proves_oom,

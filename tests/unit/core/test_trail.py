@@ -25,6 +25,7 @@ from corps.model.command import (
     Tag,
 )
 from corps.model.instance import InstanceState, SpawnFailed
+from corps.model.secret import Clear, DeleteSecret, SetSecret
 from corps.model.signature import Signature, Vouched
 from corps.model.trail import Deed, Outcome, TrailEntry, TrailHead, TrailMark, line_of, parse_line
 from corps.model.trust import (
@@ -63,6 +64,8 @@ COMMANDS: list[AnyCommand] = [
     RotateCa(),
     SetUser(name="ann", role=Role.ADMIN),
     RemoveUser(name="ann"),
+    SetSecret(name="db", content=Clear(value=SECRET.encode())),
+    DeleteSecret(name="db"),
 ]
 DENIED = Deed(who="ann", act="kill", outcome=Outcome.DENIED, source="10.0.0.7", subject="web.1")
 

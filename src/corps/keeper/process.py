@@ -17,6 +17,7 @@ import select
 import signal
 import stat
 import struct
+import time
 
 from corps.keeper.limits import NOFILE, TERMS, Json
 from corps.keeper.secrets import give, out_of_the_way
@@ -31,6 +32,7 @@ UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in 
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
+AGAIN_S = (0.1, 0.4, 1.6)  # between four tries to execute
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 KEY_MAX = 200
@@ -199,12 +201,21 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         ):
             return
         stage = "execve"
-        os.execve(launch.path, launch.argv, launch.env)
+        _execute(launch)
     except (OSError, MemoryError) as error:
         if stage == "execve":
             os.pwrite(journal, bytes([FAILED]), place)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
         os.write(status, f"{stage} {number}".encode())
+
+
+def _execute(launch: Launch) -> None:
+    """Its user may have too many processes just now, execve(2): EAGAIN."""
+    for pause_s in AGAIN_S:
+        with contextlib.suppress(BlockingIOError):
+            os.execve(launch.path, launch.argv, launch.env)
+        time.sleep(pause_s)
+    os.execve(launch.path, launch.argv, launch.env)
 
 
 def _open_logs(launch: Launch) -> None:

@@ -85,7 +85,7 @@ async def _run(
 ) -> None:
     directory = settings.worker_dir(name)
     file = begin(directory)
-    hello = make_hello(name, labels, file)
+    hello = make_hello(name, labels, file, may_choose=settings.keeper_dir is not None)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())

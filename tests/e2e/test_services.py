@@ -17,6 +17,7 @@ NOBODY = 65_534
 NONE = "0" * 16
 FIVE = f"{0b111100001:016x}"  # chown, kill, setgid, setuid, setpcap
 MASTER_DIR = ("--dir", "/var/lib/corps-master")
+TOKEN = "/etc/corps/token"
 DAEMONS = ("corps-master", "corps-worker", "corps-keeper")
 
 
@@ -24,7 +25,7 @@ DAEMONS = ("corps-master", "corps-worker", "corps-keeper")
 def system() -> Iterator[System]:
     with booted() as made:
         made.corps("systemd", "install", "master", "--", "--listen", "127.0.0.1:7077")
-        words = ["--master", "127.0.0.1:7077", "--name", "w1"]
+        words = ["--master", "127.0.0.1:7077", "--token-file", TOKEN]
         made.corps("systemd", "install", "worker", "--", *words)
         where = made.environment["PYTHONPATH"]
         for unit in DAEMONS:
@@ -32,7 +33,13 @@ def system() -> Iterator[System]:
             made.write(f"/etc/systemd/system/{unit}.service.d/test.conf", text)
         made.run("systemd-sysusers")
         made.run("systemctl", "daemon-reload")
-        made.run("systemctl", "start", "corps-master", "corps-worker")
+        made.run("systemctl", "start", "corps-master")
+        created = ("token", "create", "--name", "w1", "-o", "json")
+        (token,) = json.loads(made.corps(*MASTER_DIR, *created).stdout)
+        made.write(TOKEN, token["token"])
+        made.run("chmod", "600", TOKEN)
+        made.run("chown", "corps-worker", TOKEN)
+        made.run("systemctl", "start", "corps-worker")
         until(lambda: is_ready(made), DEADLINE_S)
         made.corps(*MASTER_DIR, "copy", "/bin/sh", "--name", "sh")
         yield made

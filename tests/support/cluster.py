@@ -18,6 +18,7 @@ from corps.errors import CorpsError
 from corps.model.command import Launch
 from corps.model.view import InstanceView
 from tests.support import groups
+from tests.support.tls import TestCa, enroll
 from tests.support.waiting import until
 
 BEAT_S = 0.5
@@ -36,20 +37,17 @@ class Cluster:
 
     # ---- daemons
 
-    def start_master(
-        self,
-        *more: str,
-        listen: str = "",
-        insecure: bool = False,
-        prefix: Sequence[str] = (),
-    ) -> None:
+    def enroll(self, *names: str) -> TestCa:
+        """These workers have joined by a token before; to be called before the master starts."""
+        return enroll(self.settings, *names)
+
+    def start_master(self, *more: str, listen: str = "", prefix: Sequence[str] = ()) -> None:
         """Start the master; again on the same port after a kill."""
         where = listen or self.address or "127.0.0.1:0"
         address_file = self.settings.master_dir / "address"
         address_file.unlink(missing_ok=True)
-        flags = ["--insecure-network"] if insecure else []
         beat = ["--heartbeat", str(BEAT_S)]
-        self._start("master", ["master", "--listen", where, *beat, *flags, *more], prefix)
+        self._start("master", ["master", "--listen", where, *beat, *more], prefix)
         until(lambda: address_file.exists() or self._check_alive("master"))
         self.address = address_file.read_text().strip()
 

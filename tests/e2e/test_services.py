@@ -99,6 +99,25 @@ def test_an_app_runs_as_its_user_and_outlives_worker_and_keeper(system: System) 
     until(lambda: system.run("test", "-e", files, check=False).returncode == 1, DEADLINE_S)
 
 
+def test_an_app_reaches_neither_the_keys_nor_the_journal_nor_the_keeper(system: System) -> None:
+    wanted = (
+        "cat /var/lib/corps-worker/workers/w1/trust/*",
+        "cat /var/lib/corps-worker/workers/w1/worker.json",
+        "ls /var/lib/corps-worker /var/lib/corps-worker/workers/w1",
+        "ls /var/lib/corps-keeper",
+        "cat /var/lib/corps-keeper/journal",
+        "cat /etc/corps/token",
+        f"kill -KILL {system.main_pid('corps-keeper')} {system.main_pid('corps-worker')}",
+    )
+    for words in wanted:
+        id, _ = launch(system, f"test $(id -u) = {NOBODY} && ! {words}", "--user", "nobody")
+        until(lambda id=id: state_of(system, id) == "dead", DEADLINE_S)  # type: ignore[misc]  # of a lambda
+        death = json.loads(system.corps(*MASTER_DIR, "ps", "-a", id, "-o", "json").stdout)
+        assert death[0]["death"]["code"] == 0, words
+        said = system.corps(*MASTER_DIR, "logs", id, "--stream", "stdout").stdout
+        assert said == "", words
+
+
 def test_a_daemon_that_is_killed_is_started_again_and_finds_its_apps(system: System) -> None:
     id, pid = launch(system, "sleep 1000", "--user", "nobody")
     for unit in ("corps-keeper", "corps-worker"):

@@ -236,8 +236,8 @@ class Children:
                     if said.key is not None:
                         death = SpawnFailed(stage=said.stage, errno=0, message=said.reason)
                         self.not_started(said.key, death, self._evidence.get(said.key))
-                case keeper.TotalsNow():
-                    pass  # the driver answers questions with it
+                case keeper.TotalsNow() | keeper.Cleared():
+                    pass  # what the driver asked for
                 case _:
                     assert_never(said)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -224,6 +225,43 @@ def test_a_keeper_with_a_few_rights_gives_them_to_another_user_and_takes_them_ba
     keeper.link.signal("app.1#1", signal.SIGKILL)
     keeper.link.ended("app.1#1")
     until(lambda: not Path(BASES[2].format(uid=NOBODY)).exists())
+
+
+def elsewhere(*mounts: str) -> tuple[str, ...]:
+    """A machine that differs by these mounts."""
+    script = " && ".join((*mounts, 'exec "$@"'))
+    return ("unshare", "--mount", "sh", "-c", script, "sh")
+
+
+def test_where_nothing_is_in_memory_a_launch_with_files_is_refused(
+    start: Start, order: Order, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o777)
+    prefix = elsewhere(f"mount --bind {disk} /dev/shm", f"mount --bind {disk} /run")
+    keeper = start(prefix=prefix)
+    keeper.link.send(order("app.1#1", "/bin/true", secrets=A_FILE))
+    refused = keeper.link.wait(wire.Refused, "app.1#1")
+    assert refused.stage == "secrets"
+    assert refused.reason.startswith("there is no place for its secrets: tried /run/corps (")
+    assert not list(disk.iterdir()), "nothing was put on a disk"
+    sealed = (GivenSecret(value=VALUE, fd=3),)
+    assert keeper.link.run(order("app.2#1", "/bin/true", secrets=sealed)).status == 0
+
+
+def test_where_memory_is_full_a_launch_fails_and_leaves_nothing(
+    start: Start, order: Order, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    full = "mount -t tmpfs -o size=8k,nr_inodes=20,mode=1777 full /dev/shm"
+    keeper = start(prefix=elsewhere(f"mount --bind {disk} /run", full))
+    secrets = (*A_FILE, GivenSecret(value=b"x" * (48 << 10), file="large"))
+    ended = keeper.link.run(order("app.1#1", "/bin/true", secrets=secrets))
+    assert (ended.failed_stage, ended.failed_errno) == ("secrets", errno.ENOSPC)
+    shm = Path(f"/proc/{keeper.pid}/root/dev/shm")
+    until(lambda: not list(shm.iterdir()))
+    assert keeper.link.run(order("app.2#1", "/bin/true", secrets=A_FILE)).status == 0
 
 
 def _is_alive(pid: int) -> bool:

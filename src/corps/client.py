@@ -39,7 +39,7 @@ from corps.model.name import CommandId
 from corps.model.plan import PlanRequest, PlanView, ProgressView
 from corps.model.secret import SecretView
 from corps.model.trail import TRAIL_PAGE_MAX, TrailPage
-from corps.model.trust import TokenView, UserView
+from corps.model.trust import CaView, TokenView, UserView
 from corps.net.endpoint import Server, endpoint_of
 from corps.net.exchange import Answer, Connection, Lost, Patience, Query, Request
 
@@ -323,6 +323,10 @@ class Client:
 
     def trust(self) -> access.TrustView:
         return self._read("/v1/trust", (), access.TrustView)
+
+    def ca(self) -> CaView:
+        """The CA, and how far its rotation is."""
+        return self._read("/v1/ca", (), CaView)
 
     def tokens(self) -> list[TokenView]:
         return self._read("/v1/tokens", (), list[TokenView])

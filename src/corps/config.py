@@ -35,11 +35,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     heartbeat_s: float = 1.0
     disk_reserve_bytes: int | None = None
     sample_s: float = 5.0  # of a worker: how often it samples usage, 0 for never
+    keeper: str = ""  # of a worker: where a keeper with rights of its own is, if one is
     policy: str = ""  # of a worker: another policy file than that of the machine
 
     @property
     def state_dir(self) -> Path:
         return Path(self.dir).absolute()
+
+    @property
+    def keeper_dir(self) -> Path | None:
+        return Path(self.keeper).absolute() if self.keeper else None
 
     @property
     def master_dir(self) -> Path:

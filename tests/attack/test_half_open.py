@@ -65,9 +65,8 @@ def are_cut(crowd: list[socket.socket]) -> bool:
 
 
 def harmed(attacked: Cluster, after: int) -> list[str]:
-    kinds = ("suspect", "lost", "left")
     events = attacked.client.events(after=after)
-    return [f"{event.kind} {event.subject}" for event in events if event.kind in kinds]
+    return [f"{event.subject}: {event.message}" for event in events if event.kind == "worker-lost"]
 
 
 def newest_event(attacked: Cluster) -> int:

@@ -9,6 +9,7 @@ import msgspec
 
 from corps.model.token import TokenKind, base32, hash_secret, parse_token
 from tests.support.cluster import Cluster
+from tests.support.waiting import until
 
 
 def _json(shared: Cluster, *words: str) -> list[dict[str, object]]:
@@ -67,6 +68,22 @@ def test_people_come_change_and_go(shared: Cluster) -> None:
     assert token.id not in _names(shared, "token", "list")
     done = shared.corps("user", "role", "ann", "viewer", check=False)
     assert (done.returncode, done.stderr) == (4, "corps: no user 'ann'\n")
+
+
+def test_the_ca_is_rotated_when_it_is_meant(shared: Cluster) -> None:
+    (before,) = _json(shared, "ca", "status")
+    assert (before["stage"], before["lagging"], before["trusted"]) == (
+        "steady",
+        [],
+        [before["pin"]],
+    )
+    done = shared.corps("ca", "rotate", check=False)
+    assert done.returncode == 2 and "not without -y" in done.stderr
+    assert _json(shared, "ca", "status") == [before]
+    assert "'corps ca status' tells how far" in shared.corps("ca", "rotate", "-y").stderr
+    until(lambda: before["pin"] not in shared.client.ca().trusted)
+    line = shared.corps("token", "create").stdout.split()
+    assert parse_token(line[-1], TokenKind.JOIN).pin == shared.client.ca().pin
 
 
 def test_on_the_socket_one_is_who_the_kernel_says(shared: Cluster) -> None:

@@ -307,6 +307,9 @@ class WorkerHost:
         named = names_of(effect.launch.terms.secrets)
         given = tuple(secret.name for secret in effect.secrets)
         self._world.require(named == given, f"{effect.key} spawned with {given}, not {named}")
+        values = [f"{secret.name} {secret.version}".encode() for secret in effect.secrets]
+        is_whole = values == [secret.value for secret in effect.secrets]
+        self._world.require(is_whole, f"{effect.key} got another secret: {values}")
         if not effect.is_verified and self._world.chance(UNVERIFIED_CHANCE):
             self._later(0.0, lambda: self._feed(ev.Unverified(effect.key)))
             return

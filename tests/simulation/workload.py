@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from corps.core.events import ArtifactFacts, Commanded, Reply
+from corps.core.secrets import next_version
 from corps.model.command import (
     AnyCommand,
     AnyResult,
@@ -18,11 +19,13 @@ from corps.model.command import (
     Signal,
     Stop,
 )
-from corps.model.terms import Restart
+from corps.model.secret import AsFile, DeleteSecret, Sealed, SetSecret, Use
+from corps.model.terms import Restart, Terms
 from tests.simulation.master import MasterHost
 from tests.simulation.world import World
 
 ARTIFACTS = ("web", "api", "db.main")
+SECRETS = ("key", "password", "token")
 VERSIONS = 2
 LOST_REPLY_CHANCE = 0.05
 LIVE_MAX = 60
@@ -66,6 +69,9 @@ class Operators:
     def begin(self) -> None:
         for name in ARTIFACTS:
             self.give(self._copy(name))
+        for name in SECRETS[:2]:
+            content = Sealed(version=1, nonce=b"", box=f"{name} 1".encode())
+            self.give(SetSecret(name=name, content=content))
         self._world.after(1.0, self._next)
 
     def give(self, command: AnyCommand) -> Order:
@@ -150,6 +156,8 @@ class Operators:
             (8, lambda: Remove(targets=self._targets())),
             (12, lambda: self._copy(self._world.rng.choice(ARTIFACTS))),
             (7, self._delete),
+            (6, self._set_secret),
+            (3, lambda: DeleteSecret(name=self._world.rng.choice(SECRETS))),
         ]
         core = self._master.core
         if core and sum(i.is_live for i in core.cluster.instances.values()) > LIVE_MAX:
@@ -170,7 +178,20 @@ class Operators:
             args=(kind, f"{after_s:.3f}", str(rng.randrange(4))),
             restart=restart,
             failures_max=rng.randrange(1, 4) if gives_up else None,
+            terms=Terms(secrets=self._uses()),
         )
+
+    def _uses(self) -> tuple[Use, ...]:
+        rng = self._world.rng
+        count = rng.choice((0, 0, 0, 1, 2))
+        return tuple(AsFile(name=name, file=name) for name in rng.sample(SECRETS, count))
+
+    def _set_secret(self) -> SetSecret:
+        """As the master's edge seals it, which knows the next version; it may be late."""
+        name, core = self._world.rng.choice(SECRETS), self._master.core
+        version = 1 if core is None else next_version(core.cluster, name)
+        box = f"{name} {version}".encode()
+        return SetSecret(name=name, content=Sealed(version=version, nonce=b"", box=box))
 
     def _signal(self) -> Signal:
         return Signal(targets=self._targets(), signal=self._world.rng.choice((1, 2, 9, 10, 15, 18)))

@@ -1,4 +1,4 @@
-"""token, user, `worker revoke`: who may come in, and what ends that."""
+"""token, user, ca, `worker revoke`: who may come in, and what ends that."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from corps.cli import render
 from corps.cli.moment import parse_duration
-from corps.cli.operator import Operator
+from corps.cli.operator import Operator, ask
 from corps.cli.options import SELECTOR, Verb, output_option
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Conflict, NotFound
@@ -27,12 +27,14 @@ from corps.model.token import (
 )
 from corps.model.trust import (
     USES_MAX,
+    CaView,
     CreateToken,
     CreateUserToken,
     RemoveUser,
     RevokeToken,
     RevokeWorker,
     Role,
+    RotateCa,
     SetUser,
     TokenView,
     UserView,
@@ -167,6 +169,34 @@ def user_token(operator: Operator, name: str, ttl: str, output: Output) -> None:
         render.note(f"corps: {name} gives it to '{line}'")
 
 
+@click.group("ca")
+def ca() -> None:
+    """The CA of the cluster, which signs for its master and its workers."""
+
+
+@ca.command("rotate", cls=Verb)
+@click.option("-y", "--yes", "is_sure", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def ca_rotate(operator: Operator, is_sure: bool) -> None:
+    """Have a new CA in place of this one. Workers follow by themselves.
+
+    Tokens made until now name the old one: whoever has not been here while it goes on has to log
+    in with a new one.
+    """
+    if not is_sure:
+        ask("rotate the CA (tokens made until now open nothing afterwards)")
+    operator.client.submit(RotateCa(), Ruled)
+    render.note("corps: under way: 'corps ca status' tells how far")
+
+
+@ca.command("status", cls=Verb)
+@output_option
+@click.pass_obj
+def ca_status(operator: Operator, output: Output) -> None:
+    """Which CA it is, and which workers a rotation waits for."""
+    render.show([operator.client.ca()], CAS, output)
+
+
 @click.command("revoke", cls=Verb)
 @click.argument("worker", type=SELECTOR, metavar="WORKER")
 @click.pass_obj
@@ -212,6 +242,17 @@ def _holder(row: TokenView) -> str:
     return row.user or row.worker or ""
 
 
+CAS: Listing[CaView] = Listing(
+    lambda row: row.pin,
+    (
+        Column("PIN", lambda row: row.pin),
+        Column("STAGE", lambda row: row.stage.value),
+        Column("WAITS FOR", lambda row: ",".join(row.lagging) or MISSING),
+        Column("SINCE", lambda row: row.began_at or MISSING),
+        Column("BY", lambda row: row.began_by or MISSING),
+        Column("TRUSTED", lambda row: ",".join(row.trusted), is_wide=True),
+    ),
+)
 NEW_TOKENS: Listing[NewToken] = Listing(lambda row: row.token, ())
 TOKENS: Listing[TokenView] = Listing(
     lambda row: row.id,

@@ -40,6 +40,7 @@ class WorkerOptions(TokenOptions):
     disk_reserve: str | None
     sample: float | None
     policy: str | None
+    keeper: str | None
 
 
 @verb("master")
@@ -87,6 +88,7 @@ def master(  # noqa: PLR0913, PLR0917 - one parameter for each option
 @click.option(
     "--policy", metavar="FILE", help="What may start here; else /etc/corps/worker-policy.toml."
 )
+@click.option("--keeper", metavar="DIR", help="Of a keeper that 'corps keeper' has started.")
 @insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
@@ -104,6 +106,7 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
         disk_reserve_bytes=reserve_bytes,
         sample_s=options["sample"],
         policy=options["policy"],
+        keeper=options["keeper"],
     )
     name = options["name"]
     if (token := given_token(options)) is not None:

@@ -76,7 +76,7 @@ def login(
     operator.forget()
     render.note(
         f"corps: logged in to {entry.server} as {me.name}, {me.role.value}, until "
-        f"{me.token_expires_at}; commands go there now (context {name})"
+        f"{me.token_expires_at}; {_meant(operator, name)}"
     )
 
 
@@ -120,6 +120,7 @@ def context_use(operator: Operator, name: str) -> None:
         Logins(config_dir()).load(name)
     set_current_context(None if name == LOCAL else name)
     operator.forget()
+    render.note(f"corps: {_meant(operator, name)}")
 
 
 @context.command("delete", cls=Verb)
@@ -136,6 +137,17 @@ def context_delete(operator: Operator, name: str) -> None:
 def whoami(operator: Operator, output: Output) -> None:
     """Who you are to the master, and what you may do there."""
     render.show([operator.client.whoami()], CALLERS, output)
+
+
+def _meant(operator: Operator, name: str) -> str:
+    """Where commands go now, which a stronger layer may have said."""
+    settings = operator.settings
+    if settings.server is None and (settings.context or LOCAL) == name:
+        return f"commands go there now (context {name})"
+    return (
+        f"commands do not go there yet, as a flag or the environment (CORPS_DIR, CORPS_SERVER, "
+        f"CORPS_CONTEXT) names another master: say --context {name}"
+    )
 
 
 def _ask_token() -> str:

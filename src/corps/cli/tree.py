@@ -50,6 +50,7 @@ MODULES = {
     "whoami": "login",
     "token": "access",
     "user": "access",
+    "ca": "access",
     "version": "workers",
 }
 WORKER_REVOKE = ["worker", "revoke"]  # all else of 'corps worker' is the daemon's

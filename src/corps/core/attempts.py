@@ -23,10 +23,13 @@ from corps.model.instance import (
     Usage,
     Vanished,
 )
+from corps.model.secret import names_of
 from corps.wire.keeper import KeptAttempt, KeptUsage
+from corps.wire.secret import Secrets
 from corps.wire.worker import Report
 
 DELIVERED_MAX = 20
+ENOENT = 2
 FLOOR_SLACK = 1.05  # the resident set before exec varies a little from fork to fork
 
 
@@ -56,6 +59,16 @@ class Attempt:
     def launchable(self) -> Launchable:
         assert self.launch is not None, "only what was started here is spawned"
         return self.launch
+
+    def lacks(self, message: Secrets) -> str | None:
+        """Why it cannot start with these."""
+        named = names_of(self.launchable.terms.secrets)
+        is_all = named == tuple(secret.name for secret in message.secrets)
+        return message.problem or (None if is_all else "its master sent other secrets")
+
+
+def no_secrets(why: str) -> SpawnFailed:
+    return SpawnFailed(stage="secrets", errno=ENOENT, message=why)
 
 
 def kept(listed: KeptAttempt) -> Report:

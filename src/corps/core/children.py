@@ -18,6 +18,7 @@ from corps.core.attempts import (
     delivered,
     died,
     kept,
+    no_secrets,
     survivors,
     testified,
     usage_of,
@@ -39,10 +40,7 @@ from corps.wire.secret import Secrets, WantSecrets
 from corps.wire.worker import FromWorker, Report
 
 CANCELLED = SpawnFailed(stage="cancelled", errno=125, message="stopped before it was started")
-ENOENT, ESRCH = 2, 3
-TOO_OLD = SpawnFailed(
-    stage="secrets", errno=38, message="its keeper is of an older corps, which knows no secrets"
-)
+ESRCH = 3
 ASK_AGAIN_S = 1.0
 NEVER_EXECUTED = "never_executed"  # wire.keeper.KeptAttempt: a proof, not a guess
 S = InstanceState
@@ -98,7 +96,7 @@ class Children:
         attempt.report = report  # not worth a message: running or dead follows at once
         attempt.is_verified = fetched_bytes is not None
         if self._has_keeper and attempt.launchable.terms.secrets and not self._gives_secrets:
-            self.not_started(report.key, TOO_OLD)
+            self.not_started(report.key, no_secrets("its keeper is of an older corps"))
         elif self._has_keeper and attempt.launchable.terms.secrets:
             self._want_secrets(attempt)
         elif self._has_keeper:
@@ -110,12 +108,11 @@ class Children:
         if attempt is None or attempt.ask_at is None or not self._has_keeper:
             return  # it is over, has them already, or is asked for again when there is a keeper
         attempt.ask_at = None
-        if message.problem is not None:
-            death = SpawnFailed(stage="secrets", errno=ENOENT, message=message.problem)
-            self.not_started(message.key, death)
+        if problem := attempt.lacks(message):
+            self.not_started(message.key, no_secrets(problem))
         else:
-            launch = attempt.launchable
-            self._effect(Spawn(message.key, launch, attempt.is_verified, message.secrets))
+            launch, is_verified = attempt.launchable, attempt.is_verified
+            self._effect(Spawn(message.key, launch, is_verified, message.secrets))
 
     def unverified(self, key: AttemptKey) -> Attempt | None:
         """Its files must be verified before it starts; None when it is not to start any more."""
@@ -239,8 +236,8 @@ class Children:
                     if said.key is not None:
                         death = SpawnFailed(stage=said.stage, errno=0, message=said.reason)
                         self.not_started(said.key, death, self._evidence.get(said.key))
-                case keeper.TotalsNow():
-                    pass  # the driver answers questions with it
+                case keeper.TotalsNow() | keeper.Cleared():
+                    pass  # what the driver asked for
                 case _:
                     assert_never(said)
 
@@ -390,11 +387,12 @@ class Children:
         self._tell(WantSecrets(key=attempt.report.key))
 
     def _die(self, attempt: Attempt, **facts: object) -> None:
-        attempt.kill_at = attempt.ask_at = None
+        attempt.kill_at = None
         self._update(attempt, state=S.DEAD, **facts)
         for signal in self._signals.drop(attempt.report.key):
             self._done(attempt.report.key, signal, ESRCH)
 
     def _update(self, attempt: Attempt, **fields: object) -> None:
         attempt.report = msgspec.structs.replace(attempt.report, **fields)
+        attempt.ask_at = attempt.ask_at if attempt.is_waiting else None
         self.changed[attempt.report.key] = None

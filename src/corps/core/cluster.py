@@ -147,6 +147,8 @@ class Cluster:
             assert not instance.is_waiting or instance.desired is Desired.RUNNING, id
             assert is_live is False or instance.asked or instance.desired is Desired.RUNNING, id
             assert instance.pid or instance.state is not InstanceState.RUNNING, id
+            for secret in instance.launch.terms.secrets:
+                assert not is_live or secret.name in self.roll.secrets, (id, secret.name)
         for artifact in self.artifacts.values():
             for worker in artifact.workers:
                 assert worker in self.workers, artifact.name

@@ -20,6 +20,7 @@ from corps.model.trail import Deed, Outcome
 from corps.model.trust import JoinToken, Member
 
 MEMBERS_MAX = 20_000
+JOINED_KEPT = 100  # names in a token, the last ones
 
 
 def receive(ledger: Ledger, event: Enroll | Renew) -> None:
@@ -58,7 +59,9 @@ def _enroll(ledger: Ledger, event: Enroll) -> Member:
     _check_name(ledger, token, event.worker)
     ledger.save(
         msgspec.structs.replace(
-            token, uses_left=token.uses_left - 1, joined=(*token.joined, event.worker)
+            token,
+            uses_left=token.uses_left - 1,
+            joined=(*token.joined, event.worker)[-JOINED_KEPT:],
         )
     )
     text = f"from {event.address}, by token {token.id} of {token.created_by}"
@@ -97,7 +100,7 @@ def _renew(ledger: Ledger, event: Renew) -> Member:
     roll, identity = ledger.cluster.roll, event.identity
     refusal = roll.no_renewal(identity, ledger.cluster.meta.cluster, ledger.now)
     if refusal is not None:
-        raise Denied(refusal)
+        raise Denied(f"{refusal}: join again, with a new token")
     assert identity.worker is not None
     member = roll.members[identity.worker]
     return msgspec.structs.replace(member, serial=event.serial, expires_at=event.expires_at)

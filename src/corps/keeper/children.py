@@ -23,16 +23,25 @@ from corps.keeper.process import FAILED, USED, USING, Child, Launch
 from corps.keeper.secrets import Secrets
 from corps.keeper.tree import Trees
 
-KEY_MAX, NOTE_MAX_BYTES, SIGNALS_MAX, SIGNAL_NOTE_MAX = 200, 8 << 10, 20, 100
+NOTE_MAX_BYTES, SIGNAL_NOTE_MAX = 8 << 10, 100
 FLOOR_SLACK = 1.05  # a maximum resident set up to this is the image before exec, not the program
 PRIVATE = {"place", "identity", "executed_at", "groups", "is_swept", "keeps_children"}
+TYPE_CHECKING = False  # importing typing would cost half a megabyte
+if TYPE_CHECKING:
+    from corps.keeper.clearing import Clearing
+    from corps.keeper.rules import Rules
+
 TERMS = ("tree", "enforced", "watched")
 VERDICT = {"status", "lost", "ended_at", "usage"}  # told when the tree is over as well
-ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class Children:
-    """`flying` are between fork and exec. `epoll` is readable when `listen` has something to do."""
+    """`flying` are between fork and exec. `epoll` is readable when `listen` has something to do.
+
+    `rules` and `clearing` are there where the worker is without rights."""
+
+    rules: Rules | None = None
+    clearing: Clearing | None = None
 
     def __init__(
         self,
@@ -98,8 +107,7 @@ class Children:
     def spawn(self, message: Json) -> Json | None:
         """Ask for a launch; a known key is answered. Return why it is refused."""
         key, note = message["key"], message["note"]
-        if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
-            raise ValueError("a key that is none")
+        process.check_key(key)
         if key in self._journal.table:
             self.tell(key)
         if key in self._journal.table or key in self._asked:
@@ -108,6 +116,16 @@ class Children:
             launch, size = process.prepare(message), len(note.encode())
         except ValueError as error:
             return {"reason": str(error)}
+        launch.rules = self.rules
+        if refused := self._refusal(message, launch, size):
+            return refused
+        self._asked[key] = note, launch
+        return None
+
+    def _refusal(self, message: Json, launch: Launch, size: int) -> Json | None:
+        key, note = message["key"], message["note"]
+        if self.rules and (reason := self.rules.refusal(message)):
+            return {"reason": reason, "stage": "policy"}
         if reason := limits.above(message["rlimits"]) or self._groups.lacks(message):
             return {"reason": reason, "stage": "limits"}
         if not self._groups.base:
@@ -119,7 +137,6 @@ class Children:
             return {"reason": "no room in the journal: is the disk full?"}
         if reason := self.secrets.prepare(key, launch):
             return {"reason": reason, "stage": "secrets"}
-        self._asked[key] = note, launch
         return None
 
     def fork_asked(self) -> None:
@@ -208,6 +225,8 @@ class Children:
         """Bury all who have ended, orphans too: the status is in the journal before wait4."""
         with contextlib.suppress(ChildProcessError):
             while seen := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if self.clearing and self.clearing.ended(seen.si_pid):
+                    continue
                 is_exit, is_core = seen.si_code == os.CLD_EXITED, seen.si_code == os.CLD_DUMPED
                 status = seen.si_status << 8 if is_exit else seen.si_status | is_core << 7
                 self._bury(seen.si_pid, self._own.get(seen.si_pid), status)
@@ -371,29 +390,11 @@ class Children:
                 raise OSError(errno.EINVAL, "no such signal")
             if not child or not child.pidfd or process.ended(child.pidfd):
                 raise ProcessLookupError(errno.ESRCH, "it has ended")
-            self._note_signal(child, number, note)
-            signal.pidfd_send_signal(child.pidfd.number, number)
-            if number in ENDING:  # a stopped process acts on it only when it runs
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(child.pidfd.number, signal.SIGCONT)
-            self._note_sent(child)
+            self._journal.note_signal(key, number, note)
+            process.deliver(child.pidfd, number)
+            self._journal.note_sent(key)
         except OSError as error:
             failed = error.errno or errno.EINVAL
             if child and self._journal.table[key].get("sending"):
                 self._journal.put(key, sending=None)
         self._send({"type": "signaled", "key": key, "signal": number, "errno": failed})
-
-    def _note_signal(self, child: Child, number: int, note: str) -> None:
-        """Before it is sent: whoever takes over should know whose signal that may have been."""
-        if self._journal.has_room(2 * RESERVE_BYTES):
-            sending = {"signal": number, "at": self._journal.now()} | (
-                {"note": note} if note else {}
-            )
-            self._journal.put(child.key, sending=sending)
-            self._journal.write()
-
-    def _note_sent(self, child: Child) -> None:
-        kept = self._journal.table[child.key]
-        if kept.get("sending"):
-            signals = [*kept.get("signals", ()), kept["sending"]][-SIGNALS_MAX:]
-            self._journal.put(child.key, signals=signals, sending=None)

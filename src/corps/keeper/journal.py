@@ -22,6 +22,7 @@ from corps.keeper.process import MARK, UNUSED, USED, Child, Fd
 
 VERSION = 2
 GROW_BYTES, COMPACT_MIN_BYTES = 4 << 20, 1 << 20
+SIGNALS_MAX = 20  # that are kept of an attempt
 RESERVE_BYTES = 4_096  # what a living attempt may still have to write: its exit and usage
 HEAD = struct.Struct(">IIBI")  # the last two: process.MARK
 FIRST = b'{"t":'  # how every record's JSON begins: the next one is found again behind damage
@@ -62,6 +63,19 @@ class Journal:
         """Change an attempt; `write` makes it last."""
         place = self.add({"t": key} | changes)
         self.table.setdefault(key, {"place": place}).update(changes)
+
+    def note_signal(self, key: str, number: int, note: str) -> None:
+        """Before it is sent: whoever takes over should know whose signal that may have been."""
+        if self.has_room(2 * RESERVE_BYTES):
+            sending = {"signal": number, "at": self.now()} | ({"note": note} if note else {})
+            self.put(key, sending=sending)
+            self.write()
+
+    def note_sent(self, key: str) -> None:
+        kept = self.table[key]
+        if kept.get("sending"):
+            signals = [*kept.get("signals", ()), kept["sending"]][-SIGNALS_MAX:]
+            self.put(key, signals=signals, sending=None)
 
     def forget(self, keys: list[str]) -> None:
         for key in keys:

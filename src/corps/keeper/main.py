@@ -4,15 +4,17 @@
         main()" DIR [OPTION...]
 
 `command` makes this argv. Options: --durable --copied --lost-status --no-cgroup --no-controllers
---nice=N --idle-s=SECONDS --launch-s=SECONDS. DIR has keeper.lock, keeper.sock and journal. The
-messages are those of corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing
-waits for anybody.
+--nice=N --idle-s=SECONDS --launch-s=SECONDS; --worker=USER --policy=FILE where the worker is
+without rights, and rules.py decides. DIR has keeper.lock, keeper.sock and journal. The messages are
+those of corps/wire/keeper.py. Standard library only. One epoll loop, in which nothing waits for
+anybody.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import json
@@ -38,12 +40,13 @@ LAUNCH_MAX_S, IDLE_MAX_S, LOOK_S = 30.0, 60.0, 1.0
 FLYING_MAX = 128  # children between fork and exec
 FRAME_MAX_BYTES, QUEUE_MAX_BYTES, READ_BYTES = 4 << 20, 64 << 20, 64 << 10
 PART_MAX, PART_BYTES = 200, 256 << 10  # of a listing; SCM_RIGHTS takes 253 descriptors
+POLICY = "/etc/corps/worker-policy.toml"
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 RT_SIGACTION = {"x86_64": 13, "aarch64": 134}  # the number of rt_sigaction(2)
 SIGACTION_BYTES = 32  # of the kernel's struct: all zero is SIG_DFL
 NONE = type(None)
 SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
-    "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note"), (str,))
+    "spawn": dict.fromkeys(("key", "path", "cwd", "stdout", "stderr", "note", "work"), (str,))
     | {"argv": (list,), "env": (dict,), "rlimits": (dict,), "groups": (list,), "watched": (list,)}
     | {"secrets": (list,)}
     | dict.fromkeys(("uid", "gid", "nice", "umask", "memory_bytes", "pids"), (int, NONE))
@@ -51,6 +54,7 @@ SHAPES: dict[str, dict[str, tuple[type, ...]]] = {
     "signal": {"key": (str,), "signal": (int,), "note": (str,)},
     "forget": {"keys": (list,)},
     "list": {},
+    "clear": {"directory": (str,)},
     "quit": {},
 }
 
@@ -91,6 +95,7 @@ class Keeper:
         self._idle_s = _seconds(options, "--idle-s=", IDLE_MAX_S)
         self._idle_at = time.monotonic() + self._idle_s
         self._is_done = self._is_told_to_end = False
+        self._notify_at = 0.0
         self._link: socket.socket | None = None
         self._inbox, self._queued_bytes = bytearray(), 0
         self._outbox: deque[tuple[bytes, list[Fd]]] = deque()
@@ -106,12 +111,25 @@ class Keeper:
         self._children = Children(self._journal, self._groups, self._send, is_new_kernel, launch_s)
         self._children.take_over("--copied" in options)
         self._children.secrets.clean(self._journal.living)
-        self._listener = _listen()
+        self._welcome = [0, os.getuid()]
+        if worker := _text(options, "--worker="):
+            self._hold_to_rules(worker, _text(options, "--policy=") or POLICY)
+        self._listener = _listen(self._welcome[-1])
         self._epoll = select.epoll()
         for fd in (self._wakeup, self._children.epoll.fileno(), self._listener.fileno()):
             self._epoll.register(fd, select.EPOLLIN)
 
+    def _hold_to_rules(self, worker: str, policy: str) -> None:
+        from corps.keeper.clearing import Clearing  # noqa: PLC0415  # a megabyte, for these only
+        from corps.keeper.rules import Rules  # noqa: PLC0415  # a megabyte, for these only
+
+        rules = Rules(worker, policy)
+        self._children.rules = rules
+        self._children.clearing = Clearing(rules, self._tell_cleared)
+        self._welcome.append(rules.uid)
+
     def run(self) -> None:
+        _notify("READY=1")
         while not self._is_done:
             ready = dict(self._epoll.poll(self._timeout_s()))
             if self._wakeup in ready:
@@ -138,6 +156,9 @@ class Keeper:
 
     def _look_at_the_clock(self) -> None:
         now, living = time.monotonic(), len(self._journal.living)
+        if now >= self._notify_at:
+            self._notify_at = now + LOOK_S
+            _notify("WATCHDOG=1")
         self._children.end_late_launches(now)
         self._children.trees.look(now)
         self._idle_at = math.inf if self._link or living else min(self._idle_at, now + self._idle_s)
@@ -148,7 +169,7 @@ class Keeper:
         if not self._link and not os.path.exists("keeper.sock"):  # somebody has cleaned up
             self._epoll.unregister(self._listener)
             self._listener.close()
-            self._listener = _listen()
+            self._listener = _listen(self._welcome[-1])
             self._epoll.register(self._listener, select.EPOLLIN)
 
     def _told_to_end(self, *_: object) -> None:
@@ -158,7 +179,7 @@ class Keeper:
         with contextlib.suppress(OSError):
             link, _ = self._listener.accept()
             peer = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            if struct.unpack("=3i", peer)[1] in (0, os.getuid()):
+            if struct.unpack("=3i", peer)[1] in self._welcome:
                 self._hang_up()
                 link.setblocking(False)
                 self._link = link
@@ -217,6 +238,10 @@ class Keeper:
             self._children.signal(message)
         elif kind == "forget":
             self._children.forget(message)
+        elif kind == "clear" and self._children.clearing:
+            self._children.clearing.begin(message["directory"])
+        elif kind == "clear":
+            self._tell_cleared(message["directory"], errno.EPERM)
         elif kind == "list":
             self._list()
         elif kind == "quit":
@@ -243,6 +268,9 @@ class Keeper:
             pidfds = [self._journal.living[one["key"]].pidfd for one in part if one["has_pidfd"]]
             listing |= {"attempts": part, "is_last": not keys}
             self._send(listing, *pidfds)
+
+    def _tell_cleared(self, directory: str, number: int) -> None:
+        self._send({"type": "cleared", "directory": directory, "errno": number})
 
     def _send(self, message: Json, *pidfds: Fd | None) -> None:
         """Queue it for the worker, if there is one: the next listing says all that was missed."""
@@ -271,6 +299,18 @@ class Keeper:
         if self._link:
             wanted = select.EPOLLIN if len(self._children.flying) < FLYING_MAX else 0
             self._epoll.modify(self._link, wanted | (select.EPOLLOUT if self._outbox else 0))
+
+
+def _text(options: list[str], name: str) -> str:
+    return next((text[len(name) :] for text in options if text.startswith(name)), "")
+
+
+def _notify(state: str) -> None:
+    """To the service manager that has started us, if one has: sd_notify(3)."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+            to.send(state.encode())
 
 
 def _seconds(options: list[str], name: str, default: float) -> float:
@@ -319,12 +359,14 @@ def _has_pidfs() -> bool:
     return len({os.fstat(pidfd.number).st_ino for pidfd in pidfds}) == 2
 
 
-def _listen() -> socket.socket:
+def _listen(uid: int) -> socket.socket:
+    """For root, and for this user."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink("keeper.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     mask = os.umask(0o177)
     listener.bind("keeper.sock")
     os.umask(mask)
+    os.chown("keeper.sock", uid, -1)
     listener.listen()
     return listener

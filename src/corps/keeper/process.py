@@ -1,8 +1,8 @@
 """Processes: a child from its fork to its program, and any process known by a pidfd.
 
-fork (into its group); gate (the attempt is in the journal now); log; nice, umask, limits, user;
-chdir; mark the right to exec as used; execve. What fails in the child is told as `stage errno` in
-a pipe that exec closes.
+fork (into its group); gate (the attempt is in the journal now); log; work; nice, umask, limits,
+user; chdir; mark the right to exec as used; execve. What fails in the child is told as `stage
+errno` in a pipe that exec closes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from corps.keeper.users import LIBC
 TYPE_CHECKING = False  # importing typing would cost half a megabyte
 if TYPE_CHECKING:
     from corps.keeper.cgroup import Made
+    from corps.keeper.rules import Rules
 
 UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+KEY_MAX = 200
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), Linux >= 6.13
 PIDFD_INFO = struct.Struct("=Q52xi")  # mask first, exit_code last
 PIDFD_INFO_EXIT = 1 << 3  # Linux >= 6.15, and only once the process is reaped
@@ -73,6 +76,8 @@ class Launch:
 
     secrets: tuple[tuple[str | None, int | None, bytes], ...] = ()
     secrets_in = ""
+
+    rules: Rules | None = None
 
     def __init__(self, message: Json) -> None:
         names = ("path", "cwd", "stdout", "stderr")
@@ -162,14 +167,11 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
             return  # the keeper died, or gave up
         (place,) = PLACE.unpack(right)
         stage = "log"
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, path in ((1, launch.stdout), (2, launch.stderr)):
-            fd = os.open(path, LOG_FLAGS, 0o640)
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise OSError(errno.ENXIO, "not a regular file with one name")
-            os.set_blocking(fd, True)
-            os.dup2(fd, number)
+        _open_logs(launch)
+        stage = "work"
+        if launch.rules and launch.message["work"]:
+            uid, gid = launch.message["uid"], launch.message["gid"]
+            launch.rules.give(launch.message["work"], uid, gid)
         stage = "secrets"
         give(launch)
         for name, accept in TERMS:
@@ -194,6 +196,22 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         os.write(status, f"{stage} {number}".encode())
 
 
+def _open_logs(launch: Launch) -> None:
+    """In the child. Where the worker has less rights than we, with its rights."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if launch.rules:
+        launch.rules.enter()
+    for number, path in ((1, launch.stdout), (2, launch.stderr)):
+        fd = os.open(path, LOG_FLAGS, 0o640)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.ENXIO, "not a regular file with one name")
+        os.set_blocking(fd, True)
+        os.dup2(fd, number)
+    if launch.rules:
+        launch.rules.leave()
+
+
 def add(total: Json, usage: Json) -> None:
     """CPU is a sum, the resident set a maximum; the floor is the leader's."""
     for name in ("cpu_user_s", "cpu_system_s"):
@@ -211,6 +229,19 @@ def revoke(journal: int, place: int) -> int:
         fcntl.lockf(journal, fcntl.LOCK_UN, 1, place)
         return os.pread(journal, 1, place)[0]
     return USING
+
+
+def check_key(key: str) -> None:
+    if not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
+        raise ValueError("a key that is none")
+
+
+def deliver(pidfd: Fd, number: int) -> None:
+    """Raise OSError. A stopped process acts on a signal that is to end it only when it runs."""
+    signal.pidfd_send_signal(pidfd.number, number)
+    if number in ENDING:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd.number, signal.SIGCONT)
 
 
 def ended(pidfd: Fd) -> int:

@@ -19,6 +19,7 @@ from litestar.datastructures import State
 from litestar.exceptions import ClientException, HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import QueryParameter
 
@@ -318,6 +319,8 @@ def _only_json(request: Request[Any, Any, Any]) -> None:
         raise ClientException("send JSON as application/json", status_code=415)
 
 
+REFUSAL = ResponseSpec(Failure, generate_examples=False, description="refused, and why")
+STATUSES = sorted({error.http_status for error in ERRORS.values()} - {200, 500} | {401, 413, 415})
 HANDLERS: list[HTTPRouteHandler] = [
     commands,
     check,
@@ -353,6 +356,8 @@ HANDLERS: list[HTTPRouteHandler] = [
     secrets.secrets,
 ]
 check_routes(HANDLERS)
+for one in HANDLERS:  # the document has what our handlers of errors answer, not litestar's own
+    one.responses = dict.fromkeys(STATUSES, REFUSAL)
 
 
 def make_app(master: Master) -> Litestar:

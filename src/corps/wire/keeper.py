@@ -42,8 +42,9 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     `rlimits` are soft and hard limits by name of setrlimit(2) in lower case, -1 for none; a `uid`
     comes with its `gid` and `groups`. `memory_bytes`, `cpus` and `pids` hold for the whole tree:
     what no cgroup can hold is refused, unless it is in `watched`, when the worker itself sees to
-    it. `keeps_children`: descendants that outlive the leader are left alone. `new_privileges`:
-    setuid programs give it their rights, as no_new_privs would forbid, prctl(2).
+    it. `keeps_children`: descendants that outlive the leader are left alone. `work`: a directory
+    of the worker's that is to be its user's, where only the keeper may make it so.
+    `new_privileges`: setuid programs give it rights, as no_new_privs would forbid, prctl(2).
     """
 
     key: AttemptKey
@@ -66,6 +67,7 @@ class Spawn(KeeperMessage, frozen=True, kw_only=True):
     watched: tuple[str, ...] = ()
     keeps_children: bool = False
     secrets: tuple[GivenSecret, ...] = ()
+    work: str = ""
     new_privileges: bool = False
 
 
@@ -86,6 +88,12 @@ class Forget(KeeperMessage, frozen=True, kw_only=True):
     keys: tuple[AttemptKey, ...]
 
 
+class Clear(KeeperMessage, frozen=True, kw_only=True):
+    """Delete what is in a directory, as the user it belongs to. Answer: Cleared."""
+
+    directory: str
+
+
 class ListAll(KeeperMessage, frozen=True, kw_only=True, tag="list"):
     """Ask for everything. Answer: Listing, in several parts when there is much."""
 
@@ -94,7 +102,7 @@ class Quit(KeeperMessage, frozen=True, kw_only=True):
     """End, unless a child lives. Answer: Refused then; else the connection closes."""
 
 
-ToKeeper: TypeAlias = Spawn | SendSignal | Forget | ListAll | Quit
+ToKeeper: TypeAlias = Spawn | SendSignal | Forget | Clear | ListAll | Quit
 
 
 # ---- keeper -> worker
@@ -204,6 +212,13 @@ class Listing(KeeperMessage, frozen=True, kw_only=True):
     gives_secrets: bool = False
 
 
+class Cleared(KeeperMessage, frozen=True, kw_only=True):
+    """errno 0: nothing is in it any more."""
+
+    directory: str
+    errno: int
+
+
 class TotalsNow(KeeperMessage, frozen=True, kw_only=True, tag="totals"):
     """Sent after each batch of deaths."""
 
@@ -218,4 +233,4 @@ class Refused(KeeperMessage, frozen=True, kw_only=True):
     stage: str = "keeper"
 
 
-FromKeeper: TypeAlias = Spawned | Stuck | Ended | Signaled | Listing | TotalsNow | Refused
+FromKeeper: TypeAlias = Spawned | Stuck | Ended | Signaled | Listing | TotalsNow | Refused | Cleared

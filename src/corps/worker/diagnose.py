@@ -54,6 +54,7 @@ STAGE_WORDS = {
     "limits": "its limits cannot be set",
     "user": "it cannot become the user that was asked for",
     "secrets": "its secrets cannot be given to it",
+    "work": "its directory cannot be given to its user",
     "never_executed": "its keeper died before it was executed",
     "killed_before_exec": "it was killed before it was executed",
     "mark": "the keeper's journal cannot be marked",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import shutil
 import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -37,8 +36,8 @@ from corps.worker.pulse import Pulse
 from corps.worker.sampler import Sampler
 from corps.worker.secrets import given
 from corps.worker.state import save
-from corps.worker.terms import spawn_terms, user_environment
 from corps.worker.usage import Processes
+from corps.worker.users import Users
 from corps.worker.verdicts import Verdicts
 from corps.worker.verification import Running, Verification
 from corps.worker.watch import Watch
@@ -72,7 +71,9 @@ class WorkerDriver:
         self._watch_logs = Watch(self._layout, clock, self._is_running, home.disk_reserve_bytes)
         self._machine = MachineCheck(home.name, home.blobs, home.trees)
         self._sampler = Sampler(self._layout, self._processes, clock, home.sample_s)
-        self._keeper = KeeperLink(directory, self._keeper_said, self._keeper_gone, options=options)
+        link = partial(KeeperLink, directory, there=home.keeper, options=options)
+        self._keeper = link(self._keeper_said, self._keeper_gone)
+        self._users = Users(home, self._keeper.send)
         self._watchdog = Watchdog(self._keeper.send)
         self._totals = worker.Totals()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -204,15 +205,12 @@ class WorkerDriver:
         try:
             paths = self._trees.launch_paths(launch.digest)
             stage = "user"
-            terms = spawn_terms(launch.terms)
+            terms = self._users.terms(launch.terms)
             stage = "policy"
             terms = self._policy.hold(terms, launch, self._clock())
             stage = "log"
             work = self._layout.make(key)
-            user = {}
-            if terms["uid"] is not None and terms["gid"] is not None:
-                self._layout.give(key, terms["uid"], terms["gid"])
-                user = user_environment(terms["uid"], work)
+            user = self._users.settle(self._layout, key, terms)
             self._watch_logs.expect(key, launch.terms.log_max_bytes)
         except CorpsError as error:
             number = errno.EPERM if isinstance(error, Denied) else errno.ENOENT
@@ -223,7 +221,7 @@ class WorkerDriver:
                 key, stage, error.errno or 0, f"cannot make its directory: {error.strerror}"
             )
             return
-        env = environment(key, launch, paths, {"HOME": work} | user, self._name)
+        env = environment(key, launch, paths, user, self._name)
         argv = command(paths, self._trees.runner(launch.digest), launch.args, env["PATH"])
         if not is_found(argv):
             said = self._witness.now(argv)
@@ -238,6 +236,7 @@ class WorkerDriver:
             stdout=self._layout.log(key, "stdout"),
             stderr=self._layout.log(key, "stderr"),
             note=launch.digest,
+            work=work,
             **terms,
         )
         self._witness.spawns(message, effect.secrets)
@@ -290,8 +289,7 @@ class WorkerDriver:
     async def _remove_files(self, keys: tuple[AttemptKey, ...]) -> None:
         for key in keys:
             self._watch_logs.forget(key)
-            home = self._layout.home(key)
-            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+            await self._users.remove(self._layout, key)
         self.feed(ev.Performed(worker.Removed(keys=keys)))
 
     async def _leave(self, effect: ev.Leave) -> None:
@@ -329,6 +327,8 @@ class WorkerDriver:
                     over.append(message.attempt.key)
                 case keeper.TotalsNow():
                     self._totals = message.totals
+                case keeper.Cleared():
+                    self._users.cleared(message)
                 case keeper.Signaled() | keeper.Refused() | keeper.Stuck():
                     pass
                 case _:

@@ -22,4 +22,5 @@ class Home(NamedTuple):
     policy: PolicyFile
     disk_reserve_bytes: int | None = None
     sample_s: float = 0.0
+    keeper: Path | None = None  # where one is that we have not started: it has rights of its own
     nice: int = 0  # of what it starts: its own may be less

@@ -44,7 +44,9 @@ def keeper_options() -> list[str]:
 
 
 class KeeperLink:
-    """`on_messages(messages, pidfds)` gets what one read completes; the pidfds, by attempt, are
+    """`there`: where a keeper is that somebody else starts; else one on `directory` is started.
+
+    `on_messages(messages, pidfds)` gets what one read completes; the pidfds, by attempt, are
     the receiver's to close. `on_gone` is called once for each connection that ends."""
 
     def __init__(
@@ -53,9 +55,11 @@ class KeeperLink:
         on_messages: OnMessages,
         on_gone: Callable[[], None],
         *,
+        there: Path | None = None,
         options: tuple[str, ...] = (),
     ) -> None:
-        self._directory, self._options = directory, options
+        self._directory, self._options = there or directory, options
+        self._is_theirs = there is not None
         self._on_messages, self._on_gone = on_messages, on_gone
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +77,9 @@ class KeeperLink:
         end = self._loop.time() + START_DEADLINE_S
         starts = 0
         while (sock := self._connect()) is None:
-            if self._process is None or self._process.poll() is not None:
+            if self._is_theirs:
+                self._wait_for_theirs(end)
+            elif self._process is None or self._process.poll() is not None:
                 if starts == STARTS_MAX or self._loop.time() > end:
                     raise Unavailable(
                         f"no keeper for {self._directory} stays up: {self._last_words()}; "
@@ -114,13 +120,23 @@ class KeeperLink:
             await asyncio.sleep(RETRY_S)
 
     def _connect(self) -> socket.socket | None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not self._is_theirs:
+                raise
+            return None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(f"/proc/self/fd/{directory}/keeper.sock")
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
             return None
+        except PermissionError as error:
+            sock.close()
+            raise Unavailable(
+                f"the keeper in {self._directory} serves another user than uid {os.geteuid()}"
+            ) from error
         finally:
             os.close(directory)
         sock.setblocking(False)
@@ -141,6 +157,13 @@ class KeeperLink:
                 cwd="/",
                 env={},
                 start_new_session=True,
+            )
+
+    def _wait_for_theirs(self, end: float) -> None:
+        if self._loop.time() > end:
+            raise Unavailable(
+                f"no keeper answers in {self._directory}: start it first, as root with 'corps "
+                "keeper' or by its unit; nothing was changed and nothing ended"
             )
 
     def _last_words(self) -> str:

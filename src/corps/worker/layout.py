@@ -48,12 +48,14 @@ class Layout:
         self._drop_old(key)
         return work
 
-    def give(self, key: AttemptKey, uid: int, gid: int) -> None:
-        """Let another user run there: its directory is its own, and the way to it and to the
-        files of artifacts may be gone, though not looked around in. Raise OSError."""
+    def give(self, key: AttemptKey, uid: int, gid: int, *, is_ours: bool = True) -> None:
+        """Let another user run there: its directory is its own, unless that is the keeper's to
+        do, and the way to it and to the files of artifacts may be gone, though not looked around
+        in. Raise OSError."""
         work, worker = self.work(key), os.path.dirname(self.root)
         workers = os.path.dirname(worker)
-        os.chown(work, uid, gid, follow_symlinks=False)
+        if is_ours:
+            os.chown(work, uid, gid, follow_symlinks=False)
         above = (os.path.dirname(workers), workers, worker)
         for path in (*above, self.root, self.home(key), f"{worker}/trees"):
             os.chmod(path, os.stat(path).st_mode & 0o777 | 0o011)

@@ -97,6 +97,7 @@ async def _run(
         disk_reserve_bytes=settings.disk_reserve_bytes,
         sample_s=settings.sample_s,
         nice=nice,
+        keeper=settings.keeper_dir,
         policy=policy_file(directory, settings.policy),
     )
     driver = WorkerDriver(core, home, Clock())

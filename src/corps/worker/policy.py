@@ -18,6 +18,7 @@ from corps.model.instance import Launchable
 from corps.model.name import did_you_mean
 from corps.model.secret import variables_of
 from corps.model.signature import check_key
+from corps.model.terms import Terms, check_terms
 from corps.worker.terms import SpawnTerms, User, group_number, groups_of, user_of
 
 POLICY_PATH = Path("/etc/corps/worker-policy.toml")
@@ -42,6 +43,7 @@ CODE_NAMES = ("PATH", "BASH_ENV", "ENV", "CLASSPATH", "GCONV_PATH", "GLIBC_TUNAB
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the file says, and what holds where it says nothing. `allow_users` None: every user
     from `min_uid` on; those it names are allowed below that too, but root only by `allow_root`.
+    `default_user` is who runs what a launch gives no user, and allowed.
     `allow_groups` are those a launch may ask for beyond its user's own.
     `max_*` is imposed on a launch that asks for no limit of its own."""
 
@@ -56,8 +58,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     require_signed: bool = False
     signer_keys: tuple[str, ...] = ()
     allow_rollback: bool = False
+    default_user: str | None = None
 
     def __post_init__(self) -> None:
+        check_terms(Terms(user=self.default_user))
+        if ":" in (self.default_user or ""):
+            raise Invalid("default_user is a user without a group", field="default_user")
         for key in self.signer_keys:
             check_key(key)
 
@@ -97,6 +103,11 @@ class PolicyFile:
         )
         held["pids"] = _held("max_pids", policy.max_pids, terms["pids"], "processes")
         return held
+
+    def default_user(self) -> str | None:
+        """Raise Denied when the file cannot be applied."""
+        policy = self._read()
+        return None if policy is None else policy.default_user
 
     def _read(self) -> Policy | None:
         """None: there is no policy, so what the worker's own user may, its master may."""
@@ -210,6 +221,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 def _check_user(policy: Policy, user: User) -> None:
     if user.uid == 0 and not policy.allow_root:
         raise Denied(_denied("running as root", "allow_root") + "; launch it with --user")
+    if policy.default_user in (user.name, str(user.uid)):
+        return
     if policy.allow_users is not None:
         if user.name not in policy.allow_users and user.uid != 0:
             raise Denied(_denied(f"user {user.name!r}", "allow_users"))

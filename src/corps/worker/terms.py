@@ -30,9 +30,9 @@ class SpawnTerms(TypedDict):
     new_privileges: bool
 
 
-def spawn_terms(terms: Terms) -> SpawnTerms:
+def spawn_terms(terms: Terms, *, may_choose: bool = False) -> SpawnTerms:
     """Raise Invalid for a user or group that this machine does not know, Denied for one that
-    this worker cannot become."""
+    this worker cannot become, and `may_choose` does not say that its keeper can."""
     limits = terms.limits
     rlimits = {
         "nofile": limits.nofile,
@@ -41,7 +41,7 @@ def spawn_terms(terms: Terms) -> SpawnTerms:
         "as": limits.as_bytes,
         "cpu": limits.cpu_s,
     }
-    uid, gid, groups = (None, None, ()) if terms.user is None else _identity(terms.user)
+    uid, gid, groups = (None, None, ()) if terms.user is None else _identity(terms.user, may_choose)
     return SpawnTerms(
         rlimits={name: value for name, value in rlimits.items() if value is not None},
         uid=uid,
@@ -101,7 +101,7 @@ def user_environment(uid: int, home: str) -> dict[str, str]:
     return {"HOME": home, "USER": known.pw_name, "LOGNAME": known.pw_name}
 
 
-def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
+def _identity(user: str, may_choose: bool) -> tuple[int, int, tuple[int, ...]]:
     """uid, gid and supplementary groups; a user by number need not be known to the machine."""
     name, _, group = user.partition(":")
     known = _user(name)
@@ -110,7 +110,7 @@ def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
     if max(uid, gid) > ID_MAX:
         raise Invalid(f"bad user {user!r}: no number is above {ID_MAX}", field="user")
     groups = tuple(os.getgrouplist(known.pw_name, gid)) if known else (gid,)
-    if os.geteuid() not in (0, uid):
+    if not may_choose and os.geteuid() not in (0, uid):
         raise Denied(f"this worker runs as uid {os.geteuid()}: it cannot run anything as {user!r}")
     return uid, gid, groups
 

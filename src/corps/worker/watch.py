@@ -22,6 +22,7 @@ from corps.errors import CorpsError, NotFound
 from corps.model.name import AttemptKey, split_attempt_key
 from corps.model.terms import LOG_DEFAULT_BYTES
 from corps.wire.keeper import (
+    Cleared,
     Ended,
     FromKeeper,
     Listing,
@@ -105,7 +106,7 @@ class Watch:
                 self._set(message.attempt.key, is_live=False)
             case Refused(key=str(key)):
                 self._set(key, is_live=False)
-            case Refused() | Signaled() | TotalsNow() | Stuck():
+            case Refused() | Signaled() | TotalsNow() | Stuck() | Cleared():
                 pass
             case _:
                 assert_never(message)

@@ -39,6 +39,8 @@ def test_each_message_is_what_the_contract_says_and_says_all_of_it(
     old.link.spawn(order("app.3#1", built("wait")))
     old.link.signal("app.3#1", signal.SIGCONT)
     old.link.listing()
+    old.link.send(wire.Clear(directory="/nowhere"))
+    assert old.link.wait(wire.Cleared).errno == errno.EPERM
     old.link.send(wire.Quit(), order("app.4#1", "/bin/true", argv=()))
     old.link.wait(wire.Refused, "app.4#1")
     said += [msgspec.json.decode(raw) for raw in old.link.raw]

@@ -22,9 +22,12 @@ from corps.model.instance import (
     Usage,
     Vanished,
 )
+from corps.model.secret import AsFd, DeleteSecret, Revealed, Sealed, SetSecret
 from corps.model.series import Measured
+from corps.model.terms import Terms
 from corps.wire import keeper as kw
 from corps.wire import worker as wire
+from corps.wire.secret import Secrets, WantSecrets
 from tests.support.build import DIGEST, AMaster, AWorker, a_hello, a_report, kept
 
 SEEDS = range(40)
@@ -128,6 +131,7 @@ class Liar:
                 wire.Progress(digest=digest, bytes_sent=sent, bytes_total=total),
                 wire.Uninstalled(digest=digest, in_use=self.rng.random() < 0.5),
                 wire.Removed(keys=self.keys()),
+                WantSecrets(key=self.any(KEYS)),
                 wire.SignalDone(
                     key=self.any(KEYS), command=self.any([*orders, ""]), errno=self.any(NUMBERS)
                 ),
@@ -143,6 +147,10 @@ class Liar:
                 wire.Rejoin(),
                 wire.Start(key=key, launch=Launchable(artifact="web", digest=digest)),
                 wire.Start(key=key, launch=Launchable(artifact="web", digest=digest)),
+                wire.Start(key=key, launch=a_secretive_launch(digest)),
+                Secrets(key=key, secrets=self.any(((), (A_SECRET,), (A_SECRET, A_SECRET)))),
+                Secrets(key=key, secrets=(A_SECRET,)),
+                Secrets(key=key, problem=self.any(TEXTS)),
                 wire.End(key=key, signal=self.any((2, 9)), grace_s=self.any((None, 0.0, 1.0))),
                 wire.SendSignal(key=key, signal=self.any((2, 10)), command="order"),
                 wire.Forget(keys=self.keys()),
@@ -173,15 +181,28 @@ class Liar:
                     totals=wire.Totals(),
                     keeper_pid=1,
                     is_last=self.rng.random() < 0.8,
+                    gives_secrets=self.rng.random() < 0.8,
                 ),
             )
         )
         return message
 
 
+A_SECRET = Revealed(name="db", version=1, value=b"v")
+
+
+def a_secretive_launch(digest: str) -> Launchable:
+    terms = Terms(secrets=(AsFd(name="db", fd=3),))
+    return Launchable(artifact="web", digest=digest, terms=terms)
+
+
 COMMANDS = (
     Copy(name="web", digest=DIGEST),
     Launch(artifact="web", count=2),
+    Launch(artifact="web", terms=Terms(secrets=(AsFd(name="db", fd=3),))),
+    SetSecret(name="db", content=Sealed(version=1, nonce=b"n", box=b"b")),
+    SetSecret(name="db", content=Sealed(version=2, nonce=b"n", box=b"b")),
+    DeleteSecret(name="db"),
     Stop(targets=("--all",)),
     Kill(targets=("web.1",)),
     Signal(targets=("web.1",), signal=10),
@@ -232,7 +253,6 @@ def test_anything_may_be_said_to_a_worker(seed: int) -> None:
                     ev.Linked(),
                     ev.Unlinked(),
                     ev.SpawnBlocked(liar.any(KEYS), "log", 28, liar.any(TEXTS)),
-                    ev.Performed(wire.Uninstalled(digest=liar.any(DIGESTS))),
                     ev.Performed(wire.InstallFailed(digest=liar.any(DIGESTS), message="no")),
                     ev.Peaks(((liar.any(KEYS), 5),)),
                 )

@@ -11,6 +11,7 @@ import pytest
 
 from corps.errors import Denied, Invalid
 from corps.model.instance import Launchable
+from corps.model.secret import AsVariable
 from corps.model.signature import Signature, Vouched
 from corps.model.terms import Limits, Terms
 from corps.signing import make_key, sign
@@ -67,6 +68,14 @@ def test_an_empty_policy_denies_root_low_users_and_loader_variables(tmp_path: Pa
     for name in ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH"):
         with pytest.raises(Denied, match=f"{name} .*allow_ld_env"):
             policy.hold(spawn_terms(NOBODY), launch(**{name: "/tmp/evil.so"}), NOW)
+
+
+def test_a_variable_that_is_a_secret_loads_no_code_either(tmp_path: Path) -> None:
+    terms = Terms(user="nobody", secrets=(AsVariable(name="db", variable="LD_LIBRARY_PATH"),))
+    asked = msgspec.structs.replace(launch(), terms=terms)
+    with pytest.raises(Denied, match="LD_LIBRARY_PATH is not allowed"):
+        said(tmp_path, "").hold(spawn_terms(terms), asked, NOW)
+    said(tmp_path, "allow_ld_env = true").hold(spawn_terms(terms), asked, NOW)
 
 
 def test_groups_that_are_not_its_own_are_denied_unless_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
 from corps.core.throttle import WINDOW_S, Throttle
 from corps.model.command import AnyResult
-from corps.model.identity import MASTER
+from corps.model.identity import MASTER, Identity
 from corps.model.instance import Instance
 from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
 from corps.model.secret import Secret
@@ -75,6 +75,10 @@ class Ledger:
 
     def reply(self, id: CommandId, body: str, result: AnyResult) -> None:
         self._words.append(Reply(id, result, body))
+
+    def refusal(self, identity: Identity) -> str | None:
+        """Why the bearer of this certificate is nobody now; None when it is who it says."""
+        return self.cluster.roll.refusal(identity, self.cluster.meta.cluster, self.now)
 
     def is_wanted(self, worker: WorkerName, digest: Digest) -> bool:
         """The worker should have these files, under whatever name, or something of them lives."""

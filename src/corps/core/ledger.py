@@ -22,6 +22,8 @@ from corps.model.secret import Secret
 from corps.model.trail import DETAIL_MAX, NOBODY, Deed, Outcome, TrailMark, short
 from corps.wire.worker import ToWorker
 
+SUSPICIOUS = frozenset({"foreign", "conflict"})  # events that go into the audit trail too
+
 
 class Ledger:
     """What the parts of a MasterCore share."""
@@ -99,6 +101,8 @@ class Ledger:
                 worker=worker,
             )
         )
+        if kind in SUSPICIOUS and worker is not None:
+            self.witness_worker(worker, kind, subject, message)
 
     def audit(self, deed: Deed, cut: TrailMark | None = None) -> None:
         """One more entry of the trail, durable with what this step saves."""
@@ -135,6 +139,20 @@ class Ledger:
         source = deed.source.rpartition(":")[0] or deed.source or deed.who  # whatever its port
         if not is_free or self._throttle.admits(source, self.now):
             self.audit(deed)
+
+    def witness_worker(self, worker: WorkerName, act: str, subject: str, detail: str) -> None:
+        """A worker says, or asks for, what it may not."""
+        known = self.cluster.workers.get(worker)
+        self.witness(
+            Deed(
+                who=worker,
+                act=act,
+                outcome=Outcome.DENIED,
+                source="" if known is None else known.address,
+                subject=subject,
+                detail=detail,
+            )
+        )
 
     def tell_left_out(self) -> None:
         for source, count in self._throttle.left_out(self.now).items():

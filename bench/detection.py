@@ -26,6 +26,7 @@ from corps.config import Settings
 from corps.errors import CorpsError
 from corps.model.view import EventView
 from tests.support.netns import Network, network
+from tests.support.tls import enroll
 
 BEAT_S = 0.5
 LOST_MS = 100.0  # beyond two heartbeats
@@ -48,18 +49,20 @@ class Lan:
         self.net = net
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._prefixes: dict[str, list[str]] = {}
-        listen = ["--listen", f"{net.host_address}:0", "--insecure-network"]
+        listen = ["--listen", f"{net.host_address}:0"]
+        names = [f"w{number}" for number in range(1, count + 1)]
+        enroll(self.settings, *names)
         self._start("master", [], ["master", *listen, "--heartbeat", str(beat_s)])
         address_file = self.settings.master_dir / "address"
         _wait(address_file.exists)
         self._address = address_file.read_text().strip()
-        for name in [f"w{number}" for number in range(1, count + 1)]:
+        for name in names:
             self._prefixes[name] = net.add_machine(name)
             self.start_worker(name)
         self.wait_ready()
 
     def start_worker(self, name: str) -> None:
-        words = ["worker", "--master", self._address, "--name", name, "--insecure-network"]
+        words = ["worker", "--master", self._address, "--name", name]
         self._start(name, self._prefixes[name], words)
 
     @property

@@ -120,10 +120,11 @@ def machines(count: int, link: str = LINK) -> Iterator[tuple[Cluster, Network]]:
             try:
                 prefix = lan.add_machine(MASTER)
                 listen = f"{lan.address(MASTER)}:0"
-                made.start_master(*BEAT, listen=listen, insecure=True, prefix=prefix)
                 names = [f"w{number}" for number in range(1, count + 1)]
+                made.enroll(*names)
+                made.start_master(*BEAT, listen=listen, prefix=prefix)
                 for name in names:
-                    made.start_worker(name, "--insecure-network", prefix=lan.add_machine(name))
+                    made.start_worker(name, prefix=lan.add_machine(name))
                 made.wait_state(**dict.fromkeys(names, "ready"))
                 for name in (MASTER, *names):
                     lan.limit(name, link)

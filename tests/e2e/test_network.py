@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from corps.net.front import VERSION_ALERT
+from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, SWARM_PREFACE
 from tests.support import compiled
 from tests.support.cluster import Cluster
 from tests.support.netns import Network, network
@@ -28,9 +30,10 @@ def lan() -> Iterator[Network]:
 def spread(lan: Network, tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
     try:
-        made.start_master(listen=f"{lan.host_address}:0", insecure=True)
+        made.enroll(*MACHINES)
+        made.start_master(listen=f"{lan.host_address}:0")
         for name in MACHINES:
-            made.start_worker(name, "--insecure-network", prefix=lan.add_machine(name))
+            made.start_worker(name, prefix=lan.add_machine(name))
         made.wait_state(**dict.fromkeys(MACHINES, "ready"))
         yield made
     finally:
@@ -73,12 +76,33 @@ def test_what_ended_behind_a_cut_link_is_told_exactly_afterwards(
     assert dead.death is not None and (dead.death.kind, dead.death.code) == ("exited", 0)
 
 
-def test_a_master_refuses_an_open_network_unless_told(lan: Network, tmp_path: Path) -> None:
+def test_beyond_loopback_there_is_tls_and_nothing_else(spread: Cluster, tmp_path: Path) -> None:
+    made = Cluster(tmp_path / "other")
+    words = ("worker", "--master", spread.address, "--name", "w9")
+    done = made.corps(*words, check=False)
+    assert done.returncode == 6
+    assert "no certificate" in done.stderr
+    host, _, port = spread.address.rpartition(":")
+    for said in (CONTROL_PREFACE, BULK_PREFACE, SWARM_PREFACE):
+        with socket.create_connection((host, int(port)), timeout=20) as sock:
+            sock.sendall(said)
+            assert sock.recv(100) == VERSION_ALERT
+
+
+def test_one_pasted_line_makes_a_machine_a_worker(lan: Network, tmp_path: Path) -> None:
     made = Cluster(tmp_path)
     try:
-        done = made.corps("master", "--listen", f"{lan.host_address}:0", check=False)
-        assert done.returncode == 6
-        assert "--insecure-network" in done.stderr
+        made.start_master(listen=f"{lan.host_address}:0")
+        prefix = lan.add_machine("w7")
+        for _ in range(2):  # a revoked one comes again by another token
+            made.start_joining("w7", made.corps("token", "create", "--name", "w7").stdout, prefix)
+            made.wait_state(w7="ready")
+            made.copy("/bin/true")
+            dead = made.wait_dead(made.launch_one("true").id)
+            assert dead.death is not None and dead.death.code == 0
+            made.corps("worker", "revoke", "w7")
+            until(lambda: made.returncode("w7") is not None)
+            assert made.returncode("w7") == 6
     finally:
         made.end()
 

@@ -38,9 +38,10 @@ def spread(lan: Network, tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
     try:
         prefix = lan.add_machine("m")
-        made.start_master(listen=f"{lan.address('m')}:0", insecure=True, prefix=prefix)
+        made.enroll(*MACHINES)
+        made.start_master(listen=f"{lan.address('m')}:0", prefix=prefix)
         for name in MACHINES:
-            made.start_worker(name, "--insecure-network", prefix=lan.add_machine(name))
+            made.start_worker(name, prefix=lan.add_machine(name))
         made.wait_state(**dict.fromkeys(MACHINES, "ready"))
         for name in ("m", *MACHINES):
             lan.limit(name, LINK)
@@ -102,7 +103,7 @@ def test_peers_that_die_and_links_that_are_cut_keep_nobody_else_from_it(
         lan.cut("w3")
         until(lambda: {"w1", "w4"} <= holders(spread, digest), 60)
         lan.mend("w3")
-        spread.start_worker("w2", "--insecure-network", prefix=lan.command("w2"))
+        spread.start_worker("w2", prefix=lan.command("w2"))
         until(lambda: holders(spread, digest) == set(MACHINES), 60)
     for instance in spread.launch("app", on="all"):
         spread.wait_dead(instance.id)

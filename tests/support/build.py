@@ -16,6 +16,7 @@ from corps.core.records import Meta, Record, record_key
 from corps.core.worker import WorkerCore
 from corps.model.artifact import Artifact
 from corps.model.command import AnyCommand, AnyResult, Copy, Launch
+from corps.model.identity import Identity
 from corps.model.instance import (
     Cause,
     Death,
@@ -193,10 +194,23 @@ class AMaster:
         self.now += duration_s
         return self.step(ev.Tick())
 
-    def open(self) -> int:
+    def open(self, identity: Identity | None = None) -> int:
         session = next(self._sessions)
-        self.step(ev.Opened(session, f"10.0.0.1:{4000 + session}"))
+        self.step(ev.Opened(session, f"10.0.0.1:{4000 + session}", identity))
         return session
+
+    def identity(self, name: str = "w1") -> Identity | None:
+        """By its certificate, if that worker has joined by a token."""
+        member = self.core.cluster.roll.members.get(name)
+        if member is None:
+            return None
+        return Identity(
+            cluster=CLUSTER,
+            worker=name,
+            key=member.key,
+            serial=member.serial,
+            expires_at=member.expires_at,
+        )
 
     def hear(self, session: int, *messages: wire.FromWorker) -> list[ev.MasterEffect]:
         return self.step(ev.Received(session, messages))
@@ -209,7 +223,7 @@ class AMaster:
         **facts: Any,
     ) -> int:
         """A worker connects, says hello and all it has."""
-        session = self.open()
+        session = self.open(self.identity(name))
         self.rejoin(session, name, reports, artifacts, **facts)
         return session
 

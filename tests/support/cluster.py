@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from corps.errors import CorpsError
 from corps.model.command import Launch
 from corps.model.view import InstanceView
 from tests.support import groups
+from tests.support.tls import TestCa, enroll
 from tests.support.waiting import until
 
 BEAT_S = 0.5
@@ -36,20 +38,17 @@ class Cluster:
 
     # ---- daemons
 
-    def start_master(
-        self,
-        *more: str,
-        listen: str = "",
-        insecure: bool = False,
-        prefix: Sequence[str] = (),
-    ) -> None:
+    def enroll(self, *names: str) -> TestCa:
+        """These workers have joined by a token before; to be called before the master starts."""
+        return enroll(self.settings, *names)
+
+    def start_master(self, *more: str, listen: str = "", prefix: Sequence[str] = ()) -> None:
         """Start the master; again on the same port after a kill."""
         where = listen or self.address or "127.0.0.1:0"
         address_file = self.settings.master_dir / "address"
         address_file.unlink(missing_ok=True)
-        flags = ["--insecure-network"] if insecure else []
         beat = ["--heartbeat", str(BEAT_S)]
-        self._start("master", ["master", "--listen", where, *beat, *flags, *more], prefix)
+        self._start("master", ["master", "--listen", where, *beat, *more], prefix)
         until(lambda: address_file.exists() or self._check_alive("master"))
         self.address = address_file.read_text().strip()
 
@@ -59,6 +58,10 @@ class Cluster:
         """`prefix` runs it elsewhere, as `ip netns exec NS` does."""
         words = ["worker", "--master", master or self.address, "--name", name, *flags]
         self._start(name, words, prefix)
+
+    def start_joining(self, name: str, line: str, prefix: Sequence[str] = ()) -> None:
+        """A worker by the line that 'corps token create' printed."""
+        self._start(name, shlex.split(line)[1:], prefix)
 
     def kill(self, name: str) -> None:
         """SIGKILL to one daemon, and wait until it is gone."""

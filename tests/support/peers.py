@@ -15,6 +15,7 @@ from corps.errors import CorpsError
 from corps.master.swarm import Shelf
 from corps.model.artifact import Transfer
 from corps.model.name import Digest
+from corps.net.address import parse_address
 from corps.net.bulk import serve_bulk
 from corps.net.bulk_client import Dial
 from corps.net.listener import Listener
@@ -27,16 +28,20 @@ from corps.wire.swarm import Seek
 from corps.wire.worker import Progress
 from corps.worker.install import InstallReport, install
 from corps.worker.peers import Peers
+from tests.support.tls import TestCa
+
+DIAL_S = 20.0
 
 
 class Machine:
-    """A worker's stores, and what it gives others."""
+    """A worker's stores, and what it gives others. All in one directory have one CA."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.credentials = TestCa(root.parent / "ca").credentials(root, root.name)
         self.blobs = BlobStore(root, durable=False)
         self.trees = Trees(root, self.blobs)
-        self.peers = Peers(self.blobs)
+        self.peers = Peers(self.blobs, self.credentials)
         self.progress: list[Progress] = []
         self.report: InstallReport | None = None
         self.error: CorpsError | None = None
@@ -74,10 +79,14 @@ class Machine:
     def file(self, digest: Digest, path: str) -> bytes:
         return (self.root / "trees" / digest / path).read_bytes()
 
-    def serve(self) -> Member:
-        """Be ready for peers; where they find it."""
+    def serve(self, artifact: Digest) -> Member:
+        """Be ready for peers that want it; where they find it."""
         port = self.peers.listen("127.0.0.1", socket.AF_INET)
-        return Member(f"127.0.0.1:{port}", self.peers.key)
+        return Member(f"127.0.0.1:{port}", self.peers.key(artifact))
+
+    def dial(self, member: Member) -> socket.socket:
+        """A connection to a peer, as this worker."""
+        return self.peers.reach(parse_address(member.address), DIAL_S)
 
     def close(self) -> None:
         self.peers.close()
@@ -113,17 +122,12 @@ def a_master(store: BlobStore) -> Iterator[tuple[Dial, Told]]:
         listener.close()
 
 
-def dial_peer(member: Member) -> socket.socket:
-    host, _, port = member.address.rpartition(":")
-    return socket.create_connection((host, int(port)))
-
-
-def ask(member: Member, artifact: Digest, store: BlobStore, key: str) -> tuple[Units, bytes]:
+def ask(asker: Machine, member: Member, artifact: Digest, store: BlobStore) -> tuple[Units, bytes]:
     """What a peer says that it has, and its unit 0."""
     units = share_of(artifact, store).units
-    with SwarmClient(dial_peer(member), artifact, units, key) as client:
+    with SwarmClient(asker.dial(member), artifact, units, member.key) as client:
         have = client.look(0, 0.0, 0, "")
         return have, client.take(0, lambda _: None)[0]
 
 
-__all__ = ["Machine", "Share", "a_master", "ask", "dial_peer", "load_manifest"]
+__all__ = ["Machine", "Share", "a_master", "ask", "load_manifest"]

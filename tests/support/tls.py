@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from corps.config import Settings
 from corps.core.events import Save
 from corps.core.records import Meta
 from corps.model.identity import Identity
@@ -66,7 +67,7 @@ class TestCa:
         return identity_of(certificate.public_bytes(Encoding.DER))
 
 
-def member_of(identity: Identity) -> Member:
+def member_of(identity: Identity, revoked_by: str | None = None) -> Member:
     assert identity.worker is not None
     return Member(
         worker=identity.worker,
@@ -75,18 +76,30 @@ def member_of(identity: Identity) -> Member:
         joined_at=identity.expires_at - WORKER_LIFE_S,
         expires_at=identity.expires_at,
         token="test",
+        revoked_at=None if revoked_by is None else time.time(),
+        revoked_by=revoked_by,
     )
 
 
-def enroll(master_dir: Path, *members: Member) -> TestCa:
-    """Before the master starts: its CA, and these as its workers."""
-    master_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = SqliteStore(master_dir / "state.db")
+def enroll(
+    settings: Settings, *names: str, age_s: float = 0.0, revoked_by: str | None = None
+) -> TestCa:
+    """Before the master starts: its CA, and these as workers that joined it `age_s` ago."""
+    settings.master_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = SqliteStore(settings.master_dir / "state.db")
     try:
         meta = next((one for one in store.load() if isinstance(one, Meta)), None)
         if meta is None:
             meta = Meta(cluster=secrets.token_hex(8), epoch=0)
+        ca = TestCa(settings.master_dir / "trust", meta.cluster)
+        given = [ca.credentials(settings.worker_dir(name), name, age_s) for name in names]
+        members = [member_of(one.identity(), revoked_by) for one in given]
         store.commit([Save(meta), *map(Save, members)])
     finally:
         store.close()
-    return TestCa(master_dir / "trust", meta.cluster)
+    return ca
+
+
+def credentials_of(settings: Settings, name: str) -> Credentials:
+    """What that worker has."""
+    return Credentials(settings.worker_dir(name) / DIRECTORY)

@@ -26,16 +26,12 @@ heartbeat_option = click.option(
     metavar="S",
     help="Seconds between heartbeats.",
 )
-insecure_option = click.option(
-    "--insecure-network", is_flag=True, help="Plain text beyond this machine."
-)
 
 
 class WorkerOptions(TokenOptions):
     master: str
     name: str | None
     labels: tuple[str, ...]
-    insecure_network: bool
     heartbeat: float | None
     disk_reserve: str | None
     sample: float | None
@@ -48,16 +44,14 @@ class WorkerOptions(TokenOptions):
 @click.option("--api", metavar="HOST:PORT", help="HTTPS for operators elsewhere.")
 @click.option("--host", metavar="NAME", help="Another name by which this master is reached.")
 @heartbeat_option
-@insecure_option
 @click.option("--accept-rollback", is_flag=True, help="Go on from an older copy of state.db.")
 @click.pass_obj
-def master(  # noqa: PLR0913, PLR0917 - one parameter for each option
+def master(
     operator: Operator,
     listen: str | None,
     api: str | None,
     host: str | None,
     heartbeat: float | None,
-    insecure_network: bool,
     accept_rollback: bool,
 ) -> None:
     """Run the master in the foreground; prints its addresses and how workers join."""
@@ -67,7 +61,7 @@ def master(  # noqa: PLR0913, PLR0917 - one parameter for each option
         parse_address(settings.api)
     from corps.master.main import run  # noqa: PLC0415  # half a second that only the master costs
 
-    run(settings, insecure_network=insecure_network, accepts_rollback=accept_rollback)
+    run(settings, accepts_rollback=accept_rollback)
 
 
 @verb("worker")
@@ -89,7 +83,6 @@ def master(  # noqa: PLR0913, PLR0917 - one parameter for each option
     "--policy", metavar="FILE", help="What may start here; else /etc/corps/worker-policy.toml."
 )
 @click.option("--keeper", metavar="DIR", help="Of a keeper that 'corps keeper' has started.")
-@insecure_option
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
     """Run a worker in the foreground; ending it leaves the apps running."""
@@ -118,7 +111,6 @@ def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
         master=options["master"],
         name=name,
         labels=labels,
-        insecure_network=options["insecure_network"],
     )
 
 

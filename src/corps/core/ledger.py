@@ -15,12 +15,14 @@ from corps.core.fitness import Fitness
 from corps.core.records import Event, Record
 from corps.core.throttle import WINDOW_S, Throttle
 from corps.model.command import AnyResult
-from corps.model.identity import MASTER
+from corps.model.identity import MASTER, Identity
 from corps.model.instance import Instance
 from corps.model.name import AttemptKey, CommandId, Digest, WorkerName
 from corps.model.secret import Secret
 from corps.model.trail import DETAIL_MAX, NOBODY, Deed, Outcome, TrailMark, short
 from corps.wire.worker import ToWorker
+
+SUSPICIOUS = frozenset({"foreign", "conflict"})  # events that go into the audit trail too
 
 
 class Ledger:
@@ -74,6 +76,10 @@ class Ledger:
     def reply(self, id: CommandId, body: str, result: AnyResult) -> None:
         self._words.append(Reply(id, result, body))
 
+    def refusal(self, identity: Identity) -> str | None:
+        """Why the bearer of this certificate is nobody now; None when it is who it says."""
+        return self.cluster.roll.refusal(identity, self.cluster.meta.cluster, self.now)
+
     def is_wanted(self, worker: WorkerName, digest: Digest) -> bool:
         """The worker should have these files, under whatever name, or something of them lives."""
         return any(
@@ -95,6 +101,8 @@ class Ledger:
                 worker=worker,
             )
         )
+        if kind in SUSPICIOUS and worker is not None:
+            self.witness_worker(worker, kind, subject, message)
 
     def audit(self, deed: Deed, cut: TrailMark | None = None) -> None:
         """One more entry of the trail, durable with what this step saves."""
@@ -131,6 +139,20 @@ class Ledger:
         source = deed.source.rpartition(":")[0] or deed.source or deed.who  # whatever its port
         if not is_free or self._throttle.admits(source, self.now):
             self.audit(deed)
+
+    def witness_worker(self, worker: WorkerName, act: str, subject: str, detail: str) -> None:
+        """A worker says, or asks for, what it may not."""
+        known = self.cluster.workers.get(worker)
+        self.witness(
+            Deed(
+                who=worker,
+                act=act,
+                outcome=Outcome.DENIED,
+                source="" if known is None else known.address,
+                subject=subject,
+                detail=detail,
+            )
+        )
 
     def tell_left_out(self) -> None:
         for source, count in self._throttle.left_out(self.now).items():

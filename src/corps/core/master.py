@@ -29,7 +29,7 @@ from corps.core.restart import Restarts
 from corps.core.roster import Roster
 from corps.core.secrets import Desk
 from corps.model.command import Copy
-from corps.model.identity import MASTER
+from corps.model.identity import MASTER, Identity
 from corps.model.instance import Instance
 from corps.model.name import CommandId, Digest, WorkerName
 from corps.model.trail import Deed, Outcome
@@ -131,11 +131,12 @@ class MasterCore:
             case Rooted():
                 rotation.rooted(self._ledger, event)
             case Opened():
-                self._roster.opened(event.session, event.address)
+                self._roster.opened(event.session, event.address, event.identity)
             case Closed():
                 self._roster.closed(event.session)
             case _:
                 assert_never(event)
+        self._roster.expel()
         self._trim()
         return self._ledger.take()
 
@@ -151,6 +152,14 @@ class MasterCore:
     def due_s(self) -> float | None:
         """In how many seconds a tick is wanted, because a worker may be lost then."""
         return self._roster.due_s()
+
+    def refusal(self, identity: Identity) -> str | None:
+        """Why the bearer of this certificate is nobody now; None when it is who it says."""
+        return self._ledger.refusal(identity)
+
+    def may_fetch(self, worker: WorkerName, artifact: Digest) -> bool:
+        """The worker should have this artifact, or something of it lives there."""
+        return self._ledger.is_wanted(worker, artifact)
 
     def holders(self, digest: Digest) -> tuple[WorkerName, ...]:
         """The connected workers that have the artifact whole."""

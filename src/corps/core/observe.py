@@ -34,7 +34,6 @@ from corps.model.instance import (
 )
 from corps.model.name import AttemptKey, WorkerName, split_attempt_key, split_instance_id
 from corps.model.terms import Restart
-from corps.model.trail import Deed, Outcome
 from corps.wire.output import Note
 from corps.wire.worker import Forget, Report, Start
 
@@ -240,23 +239,9 @@ class Observer:
         self._change(after)
         self._ledger.happened("died", dead.id, message, dead.worker)
         if isinstance(death, SpawnFailed) and death.stage == BY_POLICY:
-            self._witness_refusal(dead, message)
+            self._ledger.witness_worker(dead.worker, "policy", dead.id, message)
         self._tell_next(dead, verdict)
         return after
-
-    def _witness_refusal(self, dead: Instance, message: str) -> None:
-        worker = self._ledger.cluster.workers[dead.worker]
-        self._ledger.witness(
-            Deed(
-                who=dead.worker,
-                act="policy",
-                outcome=Outcome.DENIED,
-                source=worker.address,
-                subject=dead.id,
-                detail=message,
-                command=dead.command,
-            )
-        )
 
     def _tell_next(self, dead: Instance, verdict: Verdict) -> None:
         if verdict.delay_s is not None:

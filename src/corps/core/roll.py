@@ -20,8 +20,10 @@ class Roll:
         self.users: dict[str, User] = {}
         self.user_tokens: dict[str, UserToken] = {}
         self.secrets: dict[str, Secret] = {}
+        self.changes = 0  # so many: whoever rests on this looks again when there are more
 
     def put(self, record: TrustRecord) -> None:
+        self.changes += 1
         match record:
             case JoinToken():
                 self.join_tokens[record.id] = record
@@ -37,6 +39,7 @@ class Roll:
                 assert_never(record)
 
     def drop(self, record: TrustRecord) -> None:
+        self.changes += 1
         match record:
             case JoinToken():
                 del self.join_tokens[record.id]

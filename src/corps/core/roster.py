@@ -14,13 +14,11 @@ from typing import assert_never
 
 import msgspec
 
+from corps.core.admission import Admission
 from corps.core.ledger import Ledger
 from corps.core.lineage import (
-    FACT_MAX,
     Doubt,
     begin_life,
-    check_facts,
-    check_not_ahead,
     doubt,
     is_ahead,
     reason,
@@ -31,12 +29,12 @@ from corps.core.orders import Orders
 from corps.core.rivals import Rivals
 from corps.core.session import Phase, Session
 from corps.core.skew import SKEW_S, ahead_s
-from corps.errors import Conflict, CorpsError, ProtocolError, Unavailable
+from corps.errors import CorpsError
 from corps.model.artifact import Transfer
+from corps.model.identity import Identity
 from corps.model.instance import InstanceState
 from corps.model.name import Digest, WorkerName
 from corps.model.worker import Worker, WorkerState
-from corps.wire.codec import PROTOCOL_VERSION
 from corps.wire.worker import (
     Hello,
     Install,
@@ -49,7 +47,6 @@ from corps.wire.worker import (
 )
 
 JOIN_MAX_S = 10.0
-WORKERS_MAX = 10_000
 REPORTS_MAX = 200_000
 ARTIFACTS_MAX = 20_000
 
@@ -68,13 +65,12 @@ class Roster:
     ) -> None:
         self._ledger, self._orders, self._observer = ledger, orders, observer
         self._heartbeat_s = heartbeat_s
-        self._accepts_rollback = accepts_rollback
         self._hearing = Hearing(ledger.now)
+        self._admission = Admission(ledger, accepts_rollback=accepts_rollback)
         self._sessions: dict[int, Session] = {}
         self._strangers: dict[int, float] = {}  # sessions that must join soon, oldest first
         self._newest: dict[WorkerName, int] = {}  # the last session that joined, open or not
         self._rivals = Rivals(ledger, self._sessions, self._hearing, self.shut, self._suspect)
-        self._ahead: dict[WorkerName, None] = {}  # of whom it was said that they heard more
         self.installed: dict[WorkerName, dict[Digest, None]] = {}
         for worker in list(ledger.cluster.workers.values()):
             # Nobody is connected to a master that has just begun; each gets the full two beats.
@@ -91,9 +87,18 @@ class Roster:
     def due_s(self) -> float | None:
         return self._hearing.due_s(self._heartbeat_s)
 
-    def opened(self, session: int, address: str) -> None:
-        self._sessions[session] = Session(session, address)
-        self._strangers[session] = self._hearing.awake
+    def opened(self, id: int, address: str, identity: Identity | None) -> None:
+        session = self._sessions[id] = Session(id, address, identity)
+        self._strangers[id] = self._hearing.awake
+        refusal = self._admission.refusal(identity)
+        if refusal is not None:
+            self._ledger.send(id, refusal)
+            self.shut(session, refusal.message)
+
+    def expel(self) -> None:
+        """Cut those whose certificate is worth nothing any more: revoked, or expired."""
+        for session, why in self._admission.ended(self._sessions.values()):
+            self.shut(session, why)
 
     def session(self, id: int) -> Session | None:
         return self._sessions.get(id)
@@ -307,47 +312,12 @@ class Roster:
     def _is_welcome(self, session: Session, hello: Hello) -> bool:
         """False: it was refused, and told why."""
         try:
-            self._check_hello(hello)
+            self._admission.check_hello(session, hello)
         except CorpsError as error:
             self._ledger.send(session.id, Refused(code=error.code, message=error.message))
             self.shut(session, error.message)
             return False
         return True
-
-    def _check_hello(self, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"worker speaks protocol {hello.protocol}, master {PROTOCOL_VERSION}: "
-                "install the same version of corps on both"
-            )
-        check_facts(hello)
-        cluster = self._ledger.cluster
-        if hello.cluster is not None and hello.cluster != cluster.meta.cluster:
-            raise Conflict(
-                f"worker {hello.name!r} belongs to cluster {hello.cluster[:FACT_MAX]}, this is "
-                f"{cluster.meta.cluster}: start it with another --dir or --name"
-            )
-        if not self._accepts_rollback:
-            self._check_not_ahead(hello)
-        known = cluster.workers.get(hello.name)
-        if known is None and len(cluster.workers) >= WORKERS_MAX:
-            raise Unavailable(f"{WORKERS_MAX} workers have joined: there is room for no more")
-        if known is None or known.state_id == hello.state_id:
-            return
-        if known.state is not WorkerState.LOST:
-            raise Conflict(
-                f"a worker named {hello.name!r} is {known.state} at {known.address}: "
-                "choose another --name"
-            )
-
-    def _check_not_ahead(self, hello: Hello) -> None:
-        try:
-            check_not_ahead(hello, self._ledger.cluster)
-        except Conflict as error:
-            if hello.name not in self._ahead and len(self._ahead) < WORKERS_MAX:
-                self._ahead[hello.name] = None
-                self._ledger.happened(Doubt.MASTER_SET_BACK, "master", error.message, hello.name)
-            raise
 
     def _lose(self, worker: Worker, silence_s: float) -> None:
         self._hearing.forget(worker.name)

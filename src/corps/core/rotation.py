@@ -12,7 +12,9 @@ import msgspec
 
 from corps.core.events import Rooted
 from corps.core.ledger import Ledger
+from corps.model.identity import MASTER
 from corps.model.name import WorkerName
+from corps.model.trail import Deed, Outcome
 from corps.model.trust import RENEW_GRACE_S, Member
 from corps.wire.worker import Trust, Trusting
 
@@ -27,7 +29,9 @@ def rooted(ledger: Ledger, event: Rooted) -> None:
     rotation = ledger.cluster.meta.rotation
     if rotation is not None and rotation.pin not in event.pins:
         ledger.save(msgspec.structs.replace(ledger.cluster.meta, rotation=None))
-        ledger.happened("ca-rotated", "ca", f"the CA of pin {rotation.pin} is trusted no more")
+        text = f"the CA of pin {rotation.pin} is trusted no more"
+        ledger.happened("ca-rotated", "ca", text)
+        ledger.audit(Deed(who=MASTER, act="ca-rotated", outcome=Outcome.DONE, detail=text))
     for name in list(ledger.session_of):
         member = ledger.cluster.roll.members.get(name)
         if member is not None:

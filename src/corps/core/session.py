@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from corps.model.identity import Identity
 from corps.model.name import Digest, WorkerName
 from corps.wire.worker import Hello, Report
 
@@ -24,6 +25,7 @@ class Session:
 
     id: int
     address: str
+    identity: Identity | None = None  # of its certificate; None: in plain text, from this machine
     phase: Phase = Phase.OPENED
     worker: WorkerName | None = None
     hello: Hello | None = None

@@ -190,11 +190,11 @@ class MasterDriver:
             if question.session == session and not question.over.done():
                 question.over.set_exception(ConnectionError("the worker's connection ended"))
 
-    def answered(self, message: FromWorker) -> None:
-        """Hand an answer to whoever asked."""
+    def answered(self, session: int, message: FromWorker) -> None:
+        """Hand an answer to whoever asked: that of the connection on which it was asked."""
         if isinstance(message, Answer):
             question = self._questions.get(message.ask)
-            if question is None:
+            if question is None or question.session != session:
                 return
             question.parts.append(message)
             is_last = isinstance(message, LogRead | OutputRead | Probed) or message.is_last

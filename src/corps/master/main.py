@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
+import ipaddress
 import logging
 import os
 import random
 import secrets
 import signal
-import socket
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,24 @@ from corps.daemon import (
     raise_priority,
     refuse_optimized,
     settle_memory,
+    spare_memory,
     start_log,
     unix_listener,
     write_atomically,
 )
-from corps.errors import Denied, Invalid
+from corps.errors import Invalid
 from corps.master.api import Api
 from corps.master.certificates import Certificates, hosts_of
+from corps.master.door import Door, open_door
 from corps.master.driver import MasterDriver
 from corps.master.http import Master
 from corps.master.rotation import Rotations
-from corps.master.sessions import Sessions, listen
+from corps.master.sessions import listen
 from corps.master.shelf import Shelf
-from corps.master.swarm import swarm_server
 from corps.model.name import WorkerName
-from corps.net.address import format_address, is_loopback, parse_address
-from corps.net.bulk import BulkListener, serve_bulk
+from corps.net.address import format_address, parse_address
+from corps.net.bulk import BulkListener
+from corps.service import tell_alive
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
 from corps.store.sqlite import SqliteStore
@@ -54,15 +55,15 @@ from corps.wire.worker import Shutdown
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SHUTDOWN_LINGER_S = 0.2
-BULK_THREADS_MAX = 32
 
 _log = logging.getLogger("corps.master")
 
 
-def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = False) -> None:
+def run(settings: Settings, *, accepts_rollback: bool = False) -> None:
     """Run the master until SIGTERM or SIGINT. Raise CorpsError when it cannot start."""
     refuse_optimized()
     hide_memory()
+    spare_memory()
     directory = settings.master_dir
     with hold_lock(directory, "master"):
         start_log()
@@ -71,14 +72,10 @@ def run(settings: Settings, *, insecure_network: bool, accepts_rollback: bool = 
         raise_descriptor_limit()
         raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, directory, insecure_network, accepts_rollback))
+            runner.run(_run(settings, directory, accepts_rollback))
 
 
-async def _run(
-    settings: Settings, directory: Path, insecure_network: bool, accepts_rollback: bool
-) -> None:
-    host, port = parse_address(settings.listen)
-    _check_network(host, insecure_network)
+async def _run(settings: Settings, directory: Path, accepts_rollback: bool) -> None:
     clock = _clock(directory / "clock")
     store = SqliteStore(directory / "state.db")
     core = MasterCore(
@@ -91,43 +88,39 @@ async def _run(
     )
     driver = MasterDriver(core, store, clock, directory)
     blobs = BlobStore(directory)
-    sessions = Sessions(driver, _bulk_server(blobs), silence_s=2 * settings.heartbeat_s)
-    sessions.serve_swarm = swarm_server(blobs)
-    listener = listen(host, port)
-    address = format_address(listener.getsockname()[:2])
+    hosts = _hosts(settings)
+    certificates = Certificates(directory / "trust", core.cluster.meta.cluster, clock, hosts)
+    door = open_door(settings, driver, blobs, certificates)
     shelf = Shelf(driver, blobs)
     listening = unix_listener(directory / "bulk.sock")
     bulk = BulkListener(listening, blobs, may_put=True, intake=shelf.intake)
     driver.on_artifact_dropped = shelf.dropped
     stop = asyncio.Event()
-    hosts = _hosts(settings)
-    certificates = Certificates(directory / "trust", core.cluster.meta.cluster, clock, hosts)
     version = importlib.metadata.version("corps")
     shut_down = functools.partial(_shut_down, driver, stop)
     https = None if settings.api is None else listen(*parse_address(settings.api))
     api_address = None if https is None else format_address(https.getsockname()[:2])
-    master = Master(driver, blobs, version, address, shut_down, shelf, certificates)
+    master = Master(driver, blobs, version, door.address, shut_down, shelf, certificates)
     api = Api(master._replace(api_address=api_address, host=settings.host), https, hosts)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     work = [
-        sessions.accept(listener),
-        sessions.sweep(),
+        tell_alive(),
+        *door.work(),
         Rotations(driver, certificates).run(),
         *api.work(unix_listener(settings.api_socket)),
     ]
     tasks = [loop.create_task(one) for one in work]
     write_atomically(directory / "api-address", f"{api_address or ''}\n")
-    write_atomically(directory / "address", f"{address}\n")
-    _announce(settings, address, api_address)
+    write_atomically(directory / "address", f"{door.address}\n")
+    _announce(settings, door, api_address)
     settle_memory()
     driver.tick()
     try:
         await _until_over(driver, stop, tasks)
     finally:
-        await _end(driver, api, sessions, tasks)
-        listener.close()
+        await _end(driver, api, door, tasks)
         await asyncio.to_thread(bulk.close)
 
 
@@ -148,11 +141,11 @@ async def _until_over(
 async def _end(
     driver: MasterDriver,
     api: Api,
-    sessions: Sessions,
+    door: Door,
     tasks: list[asyncio.Task[None]],
 ) -> None:
     api.end()
-    sessions.close()
+    door.close()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(tasks[-1]), 2.0)
     for task in tasks:
@@ -186,37 +179,6 @@ def _load(store: SqliteStore) -> Cluster:
     return Cluster(meta, records)
 
 
-def _check_network(host: str, insecure_network: bool) -> None:
-    if is_loopback(host):
-        return
-    if not insecure_network:
-        raise Denied(
-            f"{host} can be reached from other machines and there is no TLS yet: listen on "
-            "127.0.0.1, or say --insecure-network on a network where you trust everyone"
-        )
-    _log.warning("--insecure-network: anyone who can reach %s can read and run everything", host)
-
-
-def _bulk_server(blobs: BlobStore) -> Any:
-    """Serve a worker's bulk connection in a thread of its own; workers only fetch."""
-    slots = threading.BoundedSemaphore(BULK_THREADS_MAX)
-
-    def serve(sock: socket.socket) -> None:
-        try:
-            serve_bulk(sock, blobs, may_put=False)
-        finally:
-            slots.release()
-
-    def start(sock: socket.socket) -> None:
-        if not slots.acquire(blocking=False):
-            sock.close()
-            return
-        sock.setblocking(True)
-        threading.Thread(target=serve, args=(sock,), name="bulk", daemon=True).start()
-
-    return start
-
-
 def _shut_down(driver: MasterDriver, stop: asyncio.Event, workers: list[WorkerName]) -> None:
     for name in workers:
         session = driver.core.session_of(name)
@@ -234,9 +196,14 @@ def _hosts(settings: Settings) -> list[str]:
     return hosts_of([*named, *(parse_address(one)[0] for one in listens)])
 
 
-def _announce(settings: Settings, address: str, api_address: str | None) -> None:
+def _announce(settings: Settings, door: Door, api_address: str | None) -> None:
     _log.info("master of %s, pid %d", settings.state_dir, os.getpid())
     _log.info("operators: unix://%s", settings.api_socket)
     if api_address is not None:
         _log.info("operators elsewhere: https://%s, with a token ('corps user')", api_address)
-    _log.info("workers join with: corps worker --master %s", address)
+    if door.is_local:
+        _log.info("workers of this machine: corps worker --master %s", door.address)
+        return
+    _log.info("workers, by a token ('corps token create'): %s", door.address)
+    if ipaddress.ip_address(door.address.rpartition(":")[0].strip("[]")).is_unspecified:
+        _log.warning("the port of the workers can be reached on every address of this machine")

@@ -1,87 +1,59 @@
-"""The workers' connections: accept, tell what they carry by the preface, feed the core."""
+"""The workers' control connections: from the handshake to the last message, they feed the core."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
+import functools
 import itertools
 import logging
-import os
 import socket
-import time
+import ssl
 from collections.abc import Callable
+from typing import Any
 
 from corps.core.events import Closed, Opened, Received
-from corps.errors import Conflict
+from corps.daemon import trim_memory
+from corps.errors import Conflict, Denied
 from corps.master.driver import MasterDriver
+from corps.model.identity import Identity
 from corps.net.address import format_address
 from corps.net.connection import Connection, tune
-from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, PREFACE_BYTES, SWARM_PREFACE
+from corps.net.front import Caller
+from corps.wire.codec import CONTROL_PREFACE
 from corps.wire.worker import (
     Answer,
     FromWorker,
+    Refused,
     ToWorker,
 )
 
-PREFACE_DEADLINE_S = 5.0
-STRANGERS_MAX = 1_000
 BACKLOG = 1_024
 SWEEP_S = 1.0
-FULL_S = 0.1
-COMPLAINT_EVERY_S = 60.0
+TRIM_EVERY = 10  # sweeps
+HANDSHAKE_S = 5.0
+GOODBYE_S = 1.0
 
 _log = logging.getLogger("corps.master")
 
 
 class Sessions:
-    """Every connection on the worker port."""
+    """Every open control connection."""
 
-    def __init__(
-        self, driver: MasterDriver, serve_bulk: Callable[[socket.socket], None], silence_s: float
-    ) -> None:
-        self._driver, self._serve_bulk, self._silence_s = driver, serve_bulk, silence_s
+    def __init__(self, driver: MasterDriver, silence_s: float) -> None:
+        self._driver, self._silence_s = driver, silence_s
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, Connection[FromWorker]] = {}
-        self._strangers: set[asyncio.Task[None]] = set()
-        self._complained_at: dict[str, float] = {}
         self._ids = itertools.count(1)
-        self._reserve: int | None = _reserve()
-        self.serve_swarm: Callable[[socket.socket], None] = socket.socket.close
+        self.complain: Callable[[str, str], None] = lambda source, text: None
         driver.on_send = self._send
         driver.on_close = self._close
 
-    async def accept(self, listener: socket.socket) -> None:
-        """Accept for ever. Out of descriptors it turns away who comes: the connected stay."""
-        while True:
-            try:
-                sock, address = await self._loop.sock_accept(listener)
-            except OSError as error:
-                self._complain("accept", f"cannot accept a connection: {error}")
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._turn_away(listener)
-                await asyncio.sleep(FULL_S)
-                continue
-            if len(self._strangers) >= STRANGERS_MAX:
-                sock.close()
-                continue
-            task = self._loop.create_task(self._greet(sock, format_address(address[:2])))
-            self._strangers.add(task)
-            task.add_done_callback(self._strangers.discard)
-
-    def _turn_away(self, listener: socket.socket) -> None:
-        """All who wait, with the one descriptor kept for that: they try again, and not for long."""
-        if self._reserve is not None:
-            os.close(self._reserve)
-            with contextlib.suppress(OSError):
-                while True:
-                    listener.accept()[0].close()
-        self._reserve = _reserve()
-
     async def sweep(self) -> None:
-        """Cut connections that began a frame and never finished it."""
-        while True:
+        """Cut connections that began a frame and never finished it, and give back memory."""
+        for second in itertools.count(1):
             await asyncio.sleep(SWEEP_S)
+            if second % TRIM_EVERY == 0:
+                trim_memory()
             for id, connection in list(self._connections.items()):
                 if connection.is_stuck():
                     self._close(id, "an unfinished frame")
@@ -89,60 +61,54 @@ class Sessions:
     def close(self) -> None:
         for id in list(self._connections):
             self._close(id, "the master ends")
-        if self._reserve is not None:
-            os.close(self._reserve)
-            self._reserve = None
 
-    async def _greet(self, sock: socket.socket, address: str) -> None:
-        sock.setblocking(False)
-        try:
-            tune(sock, self._silence_s)
-            preface = await asyncio.wait_for(self._preface(sock), PREFACE_DEADLINE_S)
-        except (OSError, TimeoutError):
-            sock.close()
-            return
-        except asyncio.CancelledError:
-            sock.close()
-            raise
-        if preface == CONTROL_PREFACE:
-            await self._open(sock, address)
-        elif preface == BULK_PREFACE:
-            self._serve_bulk(sock)
-        elif preface == SWARM_PREFACE:
-            self.serve_swarm(sock)
-        else:
-            host = address.rpartition(":")[0]
-            self._complain(host, f"{address} is no worker of ours: it said {preface!r}")
-            sock.close()
-
-    async def _preface(self, sock: socket.socket) -> bytes:
-        data = b""
-        while len(data) < PREFACE_BYTES:
-            piece = await self._loop.sock_recv(sock, PREFACE_BYTES - len(data))
-            if not piece:
-                raise ConnectionError("closed before it said anything")
-            data += piece
-        return data
-
-    async def _open(self, sock: socket.socket, address: str) -> None:
+    async def open(self, caller: Caller, context: ssl.SSLContext | None) -> None:
+        """Shake hands with `context`; without one the preface was read, and the peer is known to be
+        of this machine. Raise OSError when nothing comes of it."""
+        tune(caller.sock, self._silence_s)
         id = next(self._ids)
-        self._driver.feed(Opened(id, address))
         connection: Connection[FromWorker] = Connection(
-            FromWorker, lambda messages: self._received(id, messages), lambda _: self._closed(id)
+            FromWorker,
+            functools.partial(self._received, id),
+            lambda _: self._closed(id),
+            lambda transport: self._made(id, connection, caller, transport),
+            b"" if context is None else CONTROL_PREFACE,
         )
+        times: dict[str, Any] = {}
+        if context is not None:
+            times = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": GOODBYE_S}
+        await self._loop.connect_accepted_socket(
+            lambda: connection, caller.sock, ssl=context, **times
+        )
+
+    def _made(
+        self,
+        id: int,
+        connection: Connection[FromWorker],
+        caller: Caller,
+        transport: asyncio.Transport,
+    ) -> None:
+        identity = None
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            try:
+                identity = identify(tls.getpeercert(True))
+            except Denied as error:
+                self.complain(caller.source, f"{caller.address} is turned away: {error.message}")
+                connection.send(Refused(code=error.code, message=error.message))
+                connection.close(error.message)
+                return
         self._connections[id] = connection
         connection.expect()
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, sock)
-        except OSError:
-            self._closed(id)
+        self._driver.feed(Opened(id, caller.address, identity))
 
     def _received(self, id: int, messages: tuple[FromWorker, ...]) -> None:
+        if id not in self._connections:
+            return
         for message in messages:
             if isinstance(message, Answer):
-                self._driver.answered(message)
-        if id in self._connections:
-            self._driver.feed(Received(id, messages))
+                self._driver.answered(id, message)
+        self._driver.feed(Received(id, messages))
 
     def _closed(self, id: int) -> None:
         if self._connections.pop(id, None) is not None:
@@ -160,22 +126,12 @@ class Sessions:
             _log.info("connection %d closed: %s", id, reason)
             connection.close(reason)
 
-    def _complain(self, source: str, text: str) -> None:
-        """One line a minute for each source, however often it knocks."""
-        now = time.monotonic()
-        if now - self._complained_at.get(source, -COMPLAINT_EVERY_S) >= COMPLAINT_EVERY_S:
-            if len(self._complained_at) > STRANGERS_MAX:
-                self._complained_at.clear()
-            self._complained_at[source] = now
-            _log.warning("%s", text)
 
+def identify(der: bytes | None) -> Identity:
+    """Whom the peer's certificate names. Raise Denied."""
+    from corps.trust.names import identity_of  # noqa: PLC0415  # what reads one takes 8 MB
 
-def _reserve() -> int | None:
-    """A descriptor to give up when there is no other; None when there is none even for that."""
-    try:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+    return identity_of(der)
 
 
 def listen(host: str, port: int) -> socket.socket:

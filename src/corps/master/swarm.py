@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import socket
 import threading
-from collections.abc import Callable
 
 from corps.clock import Clock
+from corps.core import methods
+from corps.core.methods import Need
 from corps.core.supply import Member, Tracker
-from corps.errors import Invalid, NotFound, Unavailable
+from corps.errors import Denied, Invalid, NotFound
 from corps.model.name import Digest, check_digest
 from corps.net.address import format_address
-from corps.net.swarm import Share, serve_swarm, share_of
+from corps.net.swarm import Share, share_of
 from corps.store.blobs import BlobStore
-from corps.wire.bulk import Trouble
-from corps.wire.codec import encode_frame
-from corps.wire.swarm import Seek
+from corps.wire.swarm import Seek, SwarmRequest
 
-THREADS_MAX = 256
 SHARES_MAX = 16
 PORT_MAX = 65_535
 
@@ -43,8 +39,10 @@ class Shelf:
         with self._lock:
             return self._tracker.seek(self._clock(), question.artifact, member)
 
-    def admit(self, key: str) -> None:
-        """Whoever reaches this port may read, as on the bulk connection."""
+    def admit(self, request: SwarmRequest) -> None:
+        """Whoever it is has been asked by then, or is of this machine (master/library.py)."""
+        if methods.SWARM_OF_MASTER[type(request)] is not Need.ASSIGNED:
+            raise Denied("workers look at each other, not at the master")
 
     def met(self, artifact: Digest, member: Member) -> None:
         """Workers look at each other, not at the master."""
@@ -60,26 +58,3 @@ class Shelf:
             while len(self._shares) > SHARES_MAX:
                 del self._shares[next(iter(self._shares))]
         return known
-
-
-def swarm_server(blobs: BlobStore) -> Callable[[socket.socket], None]:
-    """Serve each swarm connection in a thread of its own."""
-    shelf = Shelf(blobs)
-    slots = threading.BoundedSemaphore(THREADS_MAX)
-
-    def serve(sock: socket.socket) -> None:
-        try:
-            serve_swarm(sock, shelf)
-        finally:
-            slots.release()
-
-    def start(sock: socket.socket) -> None:
-        sock.setblocking(True)
-        if slots.acquire(blocking=False):
-            threading.Thread(target=serve, args=(sock,), name="swarm", daemon=True).start()
-            return
-        error = Unavailable(f"{THREADS_MAX} workers fetch now; repeat in a moment")
-        with contextlib.suppress(OSError), sock:
-            sock.send(encode_frame(Trouble(code=error.code, message=error.message)))
-
-    return start

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from corps.errors import Conflict, CorpsError, Denied, Invalid, ProtocolError
 from corps.model.artifact import BLOB_MAX_BYTES
@@ -37,17 +37,29 @@ from corps.wire.bulk import (
 )
 from corps.wire.codec import BULK_PREFACE, encode_frame
 
+Admit: TypeAlias = Callable[[BulkRequest], None]
+
 __all__ = ["BulkClient", "BulkListener", "serve_bulk"]
 
 
-def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float = STALL_S) -> None:
+def admit_all(_request: BulkRequest) -> None:
+    """For who may ask whatever it may ask."""
+
+
+def serve_bulk(
+    sock: socket.socket,
+    store: Blobs,
+    may_put: bool,
+    stall_s: float = STALL_S,
+    admit: Admit = admit_all,
+) -> None:
     """Answer requests until the peer closes, breaks the contract or stalls; closes `sock`.
 
     The acceptor has read the preface. Never raises for what a peer does. Blobs may be claimed only
-    of a store that is an `Upload`.
+    of a store that is an `Upload`. `admit` raises what a request must be refused for.
     """
     channel: Channel[BulkRequest] = Channel(sock, BulkRequest, stall_s)
-    answering = _Answering(channel, store, may_put)
+    answering = _Answering(channel, store, may_put, admit)
     try:
         while (request := answering.next_request()) is not None:
             answering.answer(request)
@@ -62,8 +74,11 @@ def serve_bulk(sock: socket.socket, store: Blobs, may_put: bool, stall_s: float 
 class _Answering:
     """One connection. Answers come in the order of the requests."""
 
-    def __init__(self, channel: Channel[BulkRequest], store: Blobs, may_put: bool) -> None:
+    def __init__(
+        self, channel: Channel[BulkRequest], store: Blobs, may_put: bool, admit: Admit
+    ) -> None:
         self._channel, self._store, self._may_put = channel, store, may_put
+        self._admit = admit
         self._outgoing = Outgoing(channel, store)
         self._batch = Batch(store)
         self._resumed: tuple[Digest, Writer] | None = None
@@ -83,6 +98,11 @@ class _Answering:
         if not isinstance(request, Sending):
             self._end_batch()
             self._drop_resumed()
+        try:
+            self._admit(request)
+        except CorpsError as error:
+            self._turn_down(request, error)
+            return
         match request:
             case Want():
                 self._outgoing.send(request)
@@ -98,6 +118,14 @@ class _Answering:
                 self._take_blob(request)
             case _:
                 assert_never(request)
+
+    def _turn_down(self, request: BulkRequest, error: CorpsError) -> None:
+        """Whose bytes follow is told at the end of them, so that the next request is found."""
+        if isinstance(request, Sending):
+            _check_put(request)
+            for _ in self._channel.receive_raw(request.size_bytes - request.offset):
+                pass
+        self._channel.hold(encode_frame(Trouble(code=error.code, message=error.message)))
 
     def _hold(self, find: Callable[[], BulkAnswer]) -> None:
         try:

@@ -90,9 +90,15 @@ class BulkClient:
     """
 
     def __init__(
-        self, dial: Dial, stall_s: float = STALL_S, *, opening: bytes = BULK_PREFACE
+        self,
+        dial: Dial,
+        stall_s: float = STALL_S,
+        *,
+        opening: bytes = BULK_PREFACE,
+        artifact: Digest | None = None,
     ) -> None:
-        self._dial, self._opening = dial, opening
+        """`artifact`: what is fetched is of that one."""
+        self._dial, self._opening, self._artifact = dial, opening, artifact
         self._stall_s = stall_s
         self._channel: Channel[BulkAnswer] | None = None
         self.break_count = 0
@@ -129,7 +135,7 @@ class BulkClient:
     def piece_list(self, digest: Digest) -> PieceList:
         """What its pieces must be, checked for its length."""
         with self._talking("ask for a piece list") as channel:
-            channel.send(Pieces(digest=check_digest(digest)))
+            channel.send(Pieces(digest=check_digest(digest), artifact=self._artifact))
             answer = _receive(channel)
             if not isinstance(answer, PieceList) or answer.digest != digest:
                 raise ProtocolError(f"asked for a piece list, got {type(answer).__name__}")
@@ -175,6 +181,7 @@ class BulkClient:
 
         `on_arrived` hears how many bytes came on the wire, and how many of blobs that made.
         """
+        asking = asking._replace(artifact=self._artifact)
         todo = deque(dict.fromkeys(digests))
         pending: deque[tuple[Want, Writer | None]] = deque()
         try:

@@ -20,6 +20,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
     """One end of a control connection.
 
     `on_messages` gets all messages of one read; `on_closed` is called once, with the reason.
+    `on_made` is called before the first message, with the transport; `preface` is what the peer
+    must say before that.
     """
 
     def __init__(
@@ -27,9 +29,13 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
         union: object,
         on_messages: Callable[[tuple[Message, ...]], None],
         on_closed: Callable[[str], None],
+        on_made: Callable[[asyncio.Transport], None] = lambda transport: None,
+        preface: bytes = b"",
     ) -> None:
         self._decoder: FrameDecoder[Message] = FrameDecoder(union)
-        self._on_messages, self._on_closed = on_messages, on_closed
+        self._on_messages, self._on_closed, self._on_made = on_messages, on_closed, on_made
+        self._preface, self._greeting = preface, bytearray(len(preface))
+        self._greeted_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
@@ -40,11 +46,17 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._on_made(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._greeted_bytes < len(self._preface):
+            return memoryview(self._greeting)[self._greeted_bytes :]
         return self._decoder.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._greeted_bytes < len(self._preface):
+            self._take_greeting(nbytes)
+            return
         try:
             messages = self._decoder.advance(nbytes)
         except ProtocolError as error:
@@ -89,6 +101,11 @@ class Connection(asyncio.BufferedProtocol, Generic[Message]):
         """The peer began a frame, or owes us one, and did not finish it in time."""
         since = self._owing_since
         return since is not None and self._loop.time() - since > FRAME_DEADLINE_S
+
+    def _take_greeting(self, count: int) -> None:
+        self._greeted_bytes += count
+        if self._greeted_bytes == len(self._preface) and self._greeting != self._preface:
+            self.close(f"it said {bytes(self._greeting)!r}")
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []

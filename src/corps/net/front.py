@@ -40,11 +40,13 @@ _log = logging.getLogger("corps.net")
 class Caller(NamedTuple):
     """A connection that was accepted, of which nothing was read; its socket does not block.
 
-    `name`: the server name of its TLS hello, "" without one, None for plain text.
+    `name`: the server name of its TLS hello, "" without one, None for plain text; `source`: for
+    whom it counts where there are limits.
     """
 
     sock: socket.socket
     address: str
+    source: str
     name: str | None
 
 
@@ -167,7 +169,7 @@ class Front:
             return False
         async with self._turn:
             await asyncio.sleep(0)  # one handshake in a turn of the loop, not all at once
-        await serve(Caller(sock, address, name))
+        await serve(Caller(sock, address, source, name))
         return True
 
     def _turn_away(self) -> None:

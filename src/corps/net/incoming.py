@@ -29,6 +29,7 @@ class Asking(NamedTuple):
     encodings: tuple[Encoding, ...] = ()
     bases: Mapping[Digest, tuple[Digest, ...]] = {}
     rate_bytes_s: int | None = None
+    artifact: Digest | None = None
 
     def want(self, digest: Digest, offset: int) -> Want:
         bases = self.bases.get(digest, ())[:BASES_MAX]
@@ -38,6 +39,7 @@ class Asking(NamedTuple):
             encodings=self.encodings if bases else self._plain,
             bases=bases,
             rate_bytes_s=self.rate_bytes_s,
+            artifact=self.artifact,
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -21,13 +22,24 @@ ACCEPT_RETRY_S = 0.1
 
 
 Serve: TypeAlias = Callable[[socket.socket], None]
+Secure: TypeAlias = Callable[[socket.socket], socket.socket]
+
+_log = logging.getLogger("corps.net")
 
 
 class Listener:
-    """Accepts on `listening`; the preface that a connection opens with says who serves it."""
+    """Accepts on `listening`; the preface that a connection opens with says who serves it.
 
-    def __init__(self, listening: socket.socket, serves: Mapping[bytes, Serve]) -> None:
-        self._listening, self._serves = listening, serves
+    `secure` makes another socket of one that was accepted, or raises OSError or CorpsError.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        serves: Mapping[bytes, Serve],
+        secure: Secure | None = None,
+    ) -> None:
+        self._listening, self._serves, self._secure = listening, serves, secure
         self._lock = threading.Lock()
         self._serving: dict[threading.Thread, socket.socket] = {}
         self._wake_r, self._wake_w = os.pipe()
@@ -43,8 +55,7 @@ class Listener:
         with self._lock:
             serving = dict(self._serving)
             for sock in serving.values():
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                cut(sock)
         for thread in serving:
             thread.join()
         self._listening.close()
@@ -81,13 +92,31 @@ class Listener:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
+            if self._secure is not None:
+                sock = self._secured(sock, self._secure)
             serve = self._serves.get(_receive_preface(sock))
             if serve is not None:
                 serve(sock)
+        except (OSError, CorpsError) as error:
+            _log.info("turned away at the door: %s", error)
         finally:
             with self._lock:
                 del self._serving[threading.current_thread()]
             sock.close()
+
+    def _secured(self, sock: socket.socket, secure: Secure) -> socket.socket:
+        sock.settimeout(PREFACE_S)
+        sock = secure(sock)
+        with self._lock:
+            self._serving[threading.current_thread()] = sock
+        return sock
+
+
+def cut(sock: socket.socket) -> None:
+    """End it, while another thread waits for it. Of TLS too: there the kernel's own shutdown, as
+    that of SSLSocket takes from that thread what it works with."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _receive_preface(sock: socket.socket) -> bytes:

@@ -121,7 +121,7 @@ class Shelf(Protocol):
     """What a swarm connection is served from: at the master, or at a worker. All may refuse."""
 
     def seek(self, question: Seek, host: str) -> tuple[Member, ...]: ...
-    def admit(self, key: str) -> None: ...
+    def admit(self, request: SwarmRequest) -> None: ...
     def met(self, artifact: Digest, member: Member) -> None: ...
     def share(self, artifact: Digest) -> Share: ...
 
@@ -147,13 +147,13 @@ def serve_swarm(sock: socket.socket, shelf: Shelf, stall_s: float = STALL_S) -> 
 
 
 def _answer(channel: Channel[SwarmRequest], shelf: Shelf, request: SwarmRequest, host: str) -> None:
+    shelf.admit(request)
     match request:
         case Seek():
             found = shelf.seek(request, host)
             entries = tuple(MemberEntry(address=m.address, key=m.key) for m in found)
             channel.send(Members(members=entries))
         case Look():
-            shelf.admit(request.key)
             if request.port:
                 shelf.met(
                     request.artifact, Member(format_address((host, request.port)), request.own_key)
@@ -162,10 +162,8 @@ def _answer(channel: Channel[SwarmRequest], shelf: Shelf, request: SwarmRequest,
             have = share.wait(as_units(request.known), request.wait_s)
             channel.send(Have(units=as_bytes(have)))
         case Take():
-            shelf.admit(request.key)
             _send(channel, shelf.share(request.artifact), request.unit)
         case TakeAny():
-            shelf.admit("")
             share = shelf.share(request.artifact)
             _send(channel, share, share.choose(as_units(request.wanted)))
         case _:

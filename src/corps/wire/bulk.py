@@ -34,7 +34,8 @@ class Want(Message, frozen=True, kw_only=True):
 
     Answer: Trouble, or as many Sending as it takes, each with its bytes. `encodings`: what the
     asker understands beside raw; `bases`: similar blobs it has, the best first; the answers come no
-    faster than `rate_bytes_s`.
+    faster than `rate_bytes_s`. `artifact`: that which the blob is, or is a file of: a worker is
+    given only what belongs to those that it should have.
     """
 
     digest: Digest
@@ -43,12 +44,14 @@ class Want(Message, frozen=True, kw_only=True):
     encodings: tuple[Encoding, ...] = ()
     bases: tuple[Digest, ...] = ()
     rate_bytes_s: int | None = None
+    artifact: Digest | None = None
 
 
 class Pieces(Message, frozen=True, kw_only=True):
-    """Ask for the piece list of a blob. Answer: PieceList or Trouble."""
+    """Ask for the piece list of a blob, `artifact` as above. Answer: PieceList or Trouble."""
 
     digest: Digest
+    artifact: Digest | None = None
 
 
 class PieceList(Message, frozen=True, kw_only=True):

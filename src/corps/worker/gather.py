@@ -22,6 +22,7 @@ from corps.model.artifact import Manifest
 from corps.model.name import Digest
 from corps.net.address import parse_address
 from corps.net.bulk_client import BulkClient, Dial
+from corps.net.listener import cut
 from corps.net.pace import Pace
 from corps.net.swarm import Share
 from corps.net.swarm_client import SwarmClient
@@ -59,7 +60,7 @@ def gather(wants: Wants, manifest: Manifest, blobs: BlobStore) -> None:
     sizes = {entry.digest: entry.size_bytes for entry in manifest.files}
     if sum(sizes[digest] for digest in blobs.missing(sizes)) < WORTH_BYTES:
         return
-    with BulkClient(wants.dial) as client:
+    with BulkClient(wants.dial, artifact=wants.artifact) as client:
         crate = Crate(manifest, blobs, lambda digest: client.piece_list(digest).pieces)
     with crate:
         if crate.lacking_bytes < WORTH_BYTES and not crate.is_begun:
@@ -89,7 +90,7 @@ class Gathering:
         self._sockets: dict[str, socket.socket] = {}
         self._shunned: dict[str, float] = {}  # address -> until when
         self._error: CorpsError | None = None
-        self._port = 0
+        self._port, self._key = 0, wants.peers.key(wants.artifact)
         self._news_at = self._clock()
 
     def run(self) -> None:
@@ -119,8 +120,7 @@ class Gathering:
         with self._changed:
             talking = [self._threads[source] for source in self._sockets]
             for sock in self._sockets.values():
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                cut(sock)
             self._changed.notify_all()
         for thread in talking:
             thread.join()
@@ -177,7 +177,7 @@ class Gathering:
         while not self._is_over():
             if self._clock() >= seek_at:
                 seek_at = self._clock() + SEEK_EVERY_S
-                for member in client.seek(self._port, self._wants.peers.key):
+                for member in client.seek(self._port, self._key):
                     self._meet(member)
             wanted = self._wanted()
             if wanted:
@@ -199,7 +199,7 @@ class Gathering:
     def _ask_peer(self, member: Member) -> None:
         until = self._clock() + COME_BACK_S
         try:
-            sock = socket.create_connection(parse_address(member.address), timeout=CONNECT_S)
+            sock = self._wants.peers.reach(parse_address(member.address), CONNECT_S)
             with self._talking(member.address, sock, member.key) as client:
                 self._take_from_peer(member.address, client)
         except Invalid as error:
@@ -219,7 +219,7 @@ class Gathering:
                 self._swarm.holds(address, have)
                 unit = self._swarm.next_of(address, self._clock())
             if unit is None:
-                have = client.look(have, wait_s, self._port, self._wants.peers.key)
+                have = client.look(have, wait_s, self._port, self._key)
                 wait_s = LOOK_S
                 continue
             data, have = client.take(unit, self._counted(True))

@@ -68,7 +68,7 @@ def install(  # noqa: PLR0913 - how it travels has a default
     """
     if trees.is_installed(check_digest(digest)):
         return _report(trees.manifest(digest), 0, 0)
-    with BulkClient(dial) as client:
+    with BulkClient(dial, artifact=digest) as client:
         if not blobs.has(digest):
             asking = Asking(encodings=ENCODINGS, rate_bytes_s=transfer.rate_bytes_s)
             _fetch(client, blobs, (digest,), ignore_arrived, asking, MANIFEST_MAX_BYTES)

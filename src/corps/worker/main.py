@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import random
 import signal
-import socket
 from typing import Any
 
 import uvloop
@@ -25,10 +23,11 @@ from corps.daemon import (
     settle_memory,
     start_log,
 )
-from corps.errors import Denied
+from corps.errors import Denied, ProtocolError, Unavailable
 from corps.model.name import check_name
-from corps.net.address import format_address, is_loopback, parse_address
-from corps.net.connection import Connection, tune
+from corps.net.address import is_loopback, parse_address
+from corps.net.connection import Connection
+from corps.service import tell_alive
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
 from corps.store.trees import Trees
@@ -39,12 +38,12 @@ from corps.worker.facts import make_hello, own_name
 from corps.worker.home import Home
 from corps.worker.peers import Peers
 from corps.worker.policy import policy_file
+from corps.worker.road import Road, load_credentials
+from corps.worker.standing import Standing, stand
 from corps.worker.state import begin
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
-CONNECT_DEADLINE_S = 5.0
-SILENCE_S = 4.0
 SWEEP_S = 1.0
 
 _log = logging.getLogger("corps.worker")
@@ -56,19 +55,19 @@ def run(
     master: str,
     name: str | None,
     labels: dict[str, str],
-    insecure_network: bool,
 ) -> None:
     """Run a worker until SIGTERM, SIGINT or the master's word. Raise CorpsError if it cannot."""
     refuse_optimized()
     hide_memory()
     address = parse_address(master)
-    if not insecure_network and not is_loopback(address[0]):
-        raise Denied(
-            f"{master} is on another machine and there is no TLS yet: say --insecure-network "
-            "on a network where you trust everyone"
-        )
     name = check_name("worker", name) if name else own_name(settings.worker_dir(""))
     directory = settings.worker_dir(name)
+    road = Road(address, load_credentials(directory))
+    if road.credentials is None and not is_loopback(address[0]):
+        raise Denied(
+            f"{master} is on another machine, and {name!r} has no certificate: join with a token "
+            "('corps token create' at the master makes one)"
+        )
     with hold_lock(directory, "worker"):
         start_log()
         for warning in try_disk(directory):
@@ -76,15 +75,15 @@ def run(
         raise_descriptor_limit()
         nice = raise_priority()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, name, labels, address, nice))
+            runner.run(_run(settings, name, labels, road, nice))
 
 
 async def _run(
-    settings: Settings, name: str, labels: dict[str, str], address: tuple[str, int], nice: int
+    settings: Settings, name: str, labels: dict[str, str], road: Road, nice: int
 ) -> None:
     directory = settings.worker_dir(name)
     file = begin(directory)
-    hello = make_hello(name, labels, file)
+    hello = make_hello(name, labels, file, may_choose=settings.keeper_dir is not None)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
@@ -101,9 +100,9 @@ async def _run(
         policy=policy_file(directory, settings.policy),
     )
     driver = WorkerDriver(core, home, Clock())
-    driver.dial = functools.partial(_connect, address)
-    if not is_loopback(address[0]):  # else all share one machine, and its memory is the network
-        driver.peers = Peers(blobs)
+    driver.dial = road.dial
+    if road.credentials is not None and not is_loopback(road.address[0]):
+        driver.peers = Peers(blobs, road.credentials)  # of one machine all share the network
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -111,9 +110,12 @@ async def _run(
     await driver.start()
     settle_memory()
     driver.tick()
-    _log.info("worker %s in %s, master %s", name, directory, format_address(address))
+    _log.info("worker %s in %s, master %s", name, directory, road)
+    standing = stand(driver, road)
     parts: set[asyncio.Future[Any]] = {
-        loop.create_task(_stay_linked(driver, address)),
+        loop.create_task(tell_alive()),
+        loop.create_task(_stay_linked(driver, road, standing)),
+        loop.create_task(standing.keep()),
         loop.create_task(stop.wait()),
         driver.over,
     }
@@ -128,7 +130,7 @@ async def _run(
         await driver.close()
 
 
-async def _stay_linked(driver: WorkerDriver, address: tuple[str, int]) -> None:
+async def _stay_linked(driver: WorkerDriver, road: Road, standing: Standing) -> None:
     """Dial, serve, dial again: with full jitter, so that many workers do not come all at once."""
     rng = random.Random()
     delay_s = RETRY_MIN_S
@@ -136,11 +138,12 @@ async def _stay_linked(driver: WorkerDriver, address: tuple[str, int]) -> None:
     while True:
         began = asyncio.get_running_loop().time()
         try:
-            await _serve(driver, address)
+            await standing.before_dialling()
+            await _serve(driver, road, standing)
             complained = False
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, Unavailable, ProtocolError) as error:
             if not complained:
-                _log.warning("cannot reach the master at %s: %s", format_address(address), error)
+                _log.warning("cannot reach the master at %s: %s", road, error)
                 complained = True
         # One that ends as soon as it is made is no better than none.
         is_long = asyncio.get_running_loop().time() - began > RETRY_MAX_S
@@ -148,19 +151,15 @@ async def _stay_linked(driver: WorkerDriver, address: tuple[str, int]) -> None:
         await asyncio.sleep(rng.uniform(0, delay_s))
 
 
-async def _serve(driver: WorkerDriver, address: tuple[str, int]) -> None:
+async def _serve(driver: WorkerDriver, road: Road, standing: Standing) -> None:
     """One connection, from its first byte to its end."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(CONNECT_DEADLINE_S):
-        sock = await asyncio.to_thread(_connect, address)
-    sock.setblocking(False)
-    closed: asyncio.Future[str] = loop.create_future()
+    closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     connection: Connection[ToWorker] = Connection(
         ToWorker,
-        driver.master_said,
+        standing.hear,
         lambda reason: None if closed.done() else closed.set_result(reason),
     )
-    transport, _ = await loop.create_connection(lambda: connection, sock=sock)
+    transport = await road.open_control(connection)
     transport.write(CONTROL_PREFACE)
     driver.tell = connection.send
     driver.feed(Linked())
@@ -174,9 +173,3 @@ async def _serve(driver: WorkerDriver, address: tuple[str, int]) -> None:
         driver.tell = lambda message: None
         driver.feed(Unlinked())
         transport.abort()
-
-
-def _connect(address: tuple[str, int]) -> socket.socket:
-    sock = socket.create_connection(address, timeout=CONNECT_DEADLINE_S)
-    tune(sock, SILENCE_S)
-    return sock

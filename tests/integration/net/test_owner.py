@@ -79,7 +79,8 @@ def test_what_was_closed_is_nobodys_though_the_kernel_says_root() -> None:
 
 def test_another_one_on_the_same_port_is_not_the_one_that_was_reset() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        first = socket.create_connection(listener.getsockname())
+        # from an address that nobody else here takes a port of
+        first = socket.create_connection(listener.getsockname(), 20, ("127.0.0.77", 0))
         source = first.getsockname()
         ours, _ = listener.accept()
         first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,16 +16,21 @@ from corps.core.supply import Member
 from corps.errors import Denied, NotFound, ProtocolError, Unavailable
 from corps.model.artifact import Transfer
 from corps.model.pieces import PIECE_BYTES
+from corps.net.address import parse_address
 from corps.net.bulk_client import Dial
+from corps.net.swarm import share_of
 from corps.net.swarm_client import SwarmClient
 from corps.store.blobs import BlobStore
-from corps.wire.codec import encode_frame
-from corps.wire.swarm import Encoding, Have, SendingUnit, as_bytes
+from corps.trust.contexts import Purpose
+from corps.trust.links import welcome
+from corps.wire.codec import SWARM_PREFACE, encode_frame
+from corps.wire.swarm import Encoding, Have, Look, SendingUnit, as_bytes
 from corps.worker.gather import WORTH_BYTES
 from corps.worker.install import ALIKE_WORKERS_MIN
 from tests.support.artifacts import a_manifest, digest_of, put_artifact
 from tests.support.bulk import Wire
-from tests.support.peers import Machine, Told, a_master, ask, dial_peer
+from tests.support.peers import Machine, Told, a_master, ask
+from tests.support.tls import TestCa
 from tests.support.waiting import until
 
 LARGE = os.urandom(WORTH_BYTES + 2 * PIECE_BYTES + 77)
@@ -79,7 +85,7 @@ def holder(new_machine: NewMachine, digest: str, dial: Dial, told: list[Member])
     """A machine that has the artifact, and that everybody is told of."""
     machine = new_machine("holder")
     machine.install(digest, dial)
-    told.append(machine.serve())
+    told.append(machine.serve(digest))
     return machine
 
 
@@ -181,22 +187,22 @@ def test_a_peer_that_sends_wrong_bytes_is_found_out_and_asked_no_more(
 def test_a_peer_whose_files_are_gone_harms_nobody(
     new_machine: NewMachine, holder: Machine, digest: str, dial: Dial
 ) -> None:
-    assert ask(holder.serve(), digest, holder.blobs, holder.peers.key)[1]
-    holder.blobs.remove(digest_of(LARGE))
     machine = new_machine("w1")
+    assert ask(machine, holder.serve(digest), digest, holder.blobs)[1]
+    holder.blobs.remove(digest_of(LARGE))
     machine.install(digest, dial)
     assert is_right(machine, digest)
 
 
 @contextlib.contextmanager
-def a_false_peer(answer: Callable[[socket.socket], None]) -> Iterator[Member]:
-    """Listens, and gives every connection to `answer`."""
+def a_false_peer(machine: Machine, answer: Callable[[socket.socket], None]) -> Iterator[Member]:
+    """Listens as that machine, and gives every connection to `answer`."""
     listening = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
 
     def serve(sock: socket.socket) -> None:
-        with contextlib.suppress(OSError), sock:
-            answer(sock)
+        with contextlib.suppress(OSError), welcome(sock, machine.credentials) as tls:
+            answer(tls)
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -282,7 +288,7 @@ def test_a_false_peer_costs_little(
     told: list[Member],
     answer: Callable[[socket.socket], None],
 ) -> None:
-    with a_false_peer(answer) as member:
+    with a_false_peer(new_machine("false"), answer) as member:
         told.append(member)
         machine = new_machine("w1")
         report = machine.install(digest, dial)
@@ -307,25 +313,74 @@ def test_a_packed_unit_cannot_become_more_than_a_unit(
             tried.append(unit)
         says_nothing(sock)
 
-    with a_false_peer(send_bombs) as member:
+    with a_false_peer(new_machine("false"), send_bombs) as member:
         told.append(member)
         machine = new_machine("w1")
         machine.install(digest, dial)
         assert is_right(machine, digest)
 
 
-def test_a_stranger_gets_nothing_from_a_worker(
+def test_a_worker_gives_only_to_who_says_the_key_of_the_artifact(
     holder: Machine, new_machine: NewMachine, digest: str, store: BlobStore
 ) -> None:
-    member = holder.serve()
-    have, unit = ask(member, digest, store, holder.peers.key)
+    member, asker = holder.serve(digest), new_machine("asker")
+    have, unit = ask(asker, member, digest, store)
     assert have
     assert unit
-    for key in ("", "0" * 32, new_machine("other").peers.key):
+    for key in ("", "0" * 64, asker.peers.key(digest), holder.peers.key("1" * 64), "\u20ac"):
         with pytest.raises(Denied, match="key"):
-            ask(member, digest, store, key)
-    with SwarmClient(dial_peer(member), digest, ()) as client, pytest.raises(Denied):
-        client.seek(1, "x")
+            ask(asker, Member(member.address, key), digest, store)
+    with SwarmClient(asker.dial(member), digest, (), member.key) as client:
+        with pytest.raises(Denied, match="ask that"):
+            client.seek(1, "x")
+        with pytest.raises(Denied, match="ask that"):
+            client.take_any(1, lambda _: None, lambda _: None)
+
+
+def test_a_worker_speaks_only_with_workers_of_its_cluster(
+    holder: Machine, new_machine: NewMachine, digest: str, store: BlobStore, tmp_path: Path
+) -> None:
+    member, ca = holder.serve(digest), TestCa(tmp_path / "ca")
+    elsewhere = TestCa(tmp_path / "other-ca")
+    namesake = TestCa(tmp_path / "ca", "c2")  # the same CA, and another name of the cluster
+    day_s = 86_400.0
+    address = parse_address(member.address)
+    strangers = {
+        "no certificate": ca.stranger_context(),
+        "another CA": elsewhere.credentials(tmp_path / "e1", "asker").client_context(),
+        "another cluster": namesake.credentials(tmp_path / "e2", "asker").client_context(),
+        "expired": ca.credentials(tmp_path / "e3", "asker", 2 * day_s).client_context(),
+    }
+    for why, context in strangers.items():
+        context.verify_mode = ssl.CERT_NONE  # whatever it thinks of the worker
+        with (
+            socket.create_connection(address, 20) as sock,
+            context.wrap_socket(sock, server_hostname=Purpose.SWARM) as tls,
+            pytest.raises((ConnectionError, ssl.SSLError)),
+            SwarmClient(tls, digest, share_of(digest, store).units, member.key) as client,
+        ):
+            client.look(0, 0.0, 0, "")
+            pytest.fail(why)
+    with socket.create_connection(address, 20) as plain:
+        plain.sendall(SWARM_PREFACE + encode_frame(Look(artifact=digest, key=member.key)))
+        with contextlib.suppress(ConnectionResetError):
+            assert b"have" not in plain.recv(1_000), "an alert, if anything"
+    assert ask(new_machine("asker"), member, digest, store)[1]
+
+
+def test_a_worker_asks_no_stranger(
+    holder: Machine, new_machine: NewMachine, digest: str, store: BlobStore, tmp_path: Path
+) -> None:
+    """Its own key would be told."""
+    told: list[bytes] = []
+    false = new_machine("false")
+    false.credentials = TestCa(tmp_path / "other-ca").credentials(tmp_path / "e", "false")
+    with (
+        a_false_peer(false, lambda sock: told.append(sock.recv(1_000))) as member,
+        pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        ask(new_machine("asker"), member, digest, store)
+    assert told == []
 
 
 def test_what_is_not_here_is_not_given(
@@ -333,14 +388,15 @@ def test_what_is_not_here_is_not_given(
 ) -> None:
     empty = new_machine("empty")
     with pytest.raises(NotFound):
-        ask(empty.serve(), digest, store, empty.peers.key)
+        ask(new_machine("asker"), empty.serve(digest), digest, store)
 
 
 def test_a_set_of_too_many_units_ends_the_connection(
-    holder: Machine, digest: str, store: BlobStore
+    holder: Machine, new_machine: NewMachine, digest: str, store: BlobStore
 ) -> None:
+    member = holder.serve(digest)
     with (
-        SwarmClient(dial_peer(holder.serve()), digest, (), holder.peers.key) as client,
+        SwarmClient(new_machine("asker").dial(member), digest, (), member.key) as client,
         pytest.raises(ProtocolError, match="at most"),
     ):
         client.look(1 << 900_000, 0.0, 0, "")
@@ -376,7 +432,7 @@ def test_few_fetch_the_difference_from_the_master_many_all_of_it_from_each_other
     old_digest, new_digest = (put_artifact(store, files, a_manifest(files)) for files in (old, new))
     holder, machine = new_machine("holder"), new_machine("w1")
     holder.install(new_digest, dial)
-    told.append(holder.serve())
+    told.append(holder.serve(new_digest))
     machine.install(old_digest, dial)
     report = machine.install(new_digest, dial, Transfer(workers=workers))
     assert machine.file(new_digest, "data") == changed

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from corps.core.admission import WORKERS_MAX
 from corps.core.lineage import LABELS_MAX
-from corps.core.roster import ARTIFACTS_MAX, JOIN_MAX_S, WORKERS_MAX
+from corps.core.roster import ARTIFACTS_MAX, JOIN_MAX_S
 from corps.model.instance import InstanceState, Vanished
 from corps.model.worker import WorkerState
 from corps.wire import worker as wire

@@ -201,6 +201,23 @@ def test_a_machine_that_refuses_by_its_policy_is_heard() -> None:
     assert ("policy", "web.1", "denied") in told(effects)
 
 
+def test_what_a_worker_says_of_another_ones_instances_is_heard() -> None:
+    master = AMaster()
+    master.join("w1")
+    stranger = master.join("w2")
+    (instance,) = master.launch(on="w1")
+    effects = master.hear(stranger, wire.Changed(reports=(a_report(instance.key),)))
+    (entry,) = trail(effects)
+    deed = entry.deed
+    assert (deed.who, deed.act, deed.outcome, deed.source) == (
+        "w2",
+        "foreign",
+        "denied",
+        master.worker("w2").address,
+    )
+    assert instance.key in deed.detail
+
+
 def test_a_master_goes_on_where_the_last_one_ended() -> None:
     master = AMaster()
     master.order(SetUser(name="ann", role=Role.ADMIN))

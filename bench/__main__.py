@@ -22,11 +22,13 @@ from bench import (
     crash_loop,
     detection,
     endurance,
+    frames,
     gated,
     limits,
     logs,
     peers,
     swarm,
+    trust,
     usage,
 )
 from bench.cluster import Cluster, cluster, cpu_s, pss_kib
@@ -181,8 +183,10 @@ def main() -> None:
     idle()
     crashes()
     many_beats()
+    frames.run(record)
     logs.run(record)
     swarm.run(record)
+    trust.run(record)
     if lacking := peers.lacking():
         print(f"copies are left out: apt-get install {' '.join(lacking)}", flush=True)
     else:

@@ -157,6 +157,8 @@ def _from_file() -> dict[str, Any]:
         with path.open("rb") as file:
             _check_ours(path, os.fstat(file.fileno()))
             values = tomllib.loads(file.read(CONFIG_MAX_BYTES).decode())
+    except RecursionError:
+        raise Invalid(f"cannot read {path}: it is nested too deep", field="config") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Invalid(f"cannot read {path}: {error}", field="config") from error
     known = [field.name for field in msgspec.structs.fields(Settings)]

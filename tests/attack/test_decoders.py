@@ -21,6 +21,7 @@ from corps.model.token import TokenKind, parse_token
 from corps.wire import keeper as kw
 from corps.wire.bulk import BulkAnswer, BulkRequest
 from corps.wire.codec import FRAME_MAX_BYTES, HEADER, FrameDecoder
+from corps.wire.join import ToJoining, ToMaster
 from corps.wire.swarm import SwarmAnswer, SwarmRequest
 from corps.wire.worker import FromWorker, ToWorker
 from tests.attack.shapes import FUZZ, mutate, sample, warp
@@ -30,6 +31,8 @@ UNIONS = {
     "to a worker": ToWorker,
     "bulk request": BulkRequest,
     "bulk answer": BulkAnswer,
+    "from who joins": ToMaster,
+    "to who joins": ToJoining,
     "swarm request": SwarmRequest,
     "swarm answer": SwarmAnswer,
 }

@@ -10,11 +10,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, HEADER, SWARM_PREFACE
 from tests.support.cluster import Cluster
+from tests.support.compiled import EXIT_3, compile_c
 from tests.support.waiting import until
 
 COUNT = 1_000
@@ -79,6 +81,18 @@ def test_a_crowd_of_strangers_costs_no_worker_a_beat(attacked: Cluster) -> None:
         attacked.copy("/bin/true")
         dead = attacked.wait_dead(attacked.launch_one("true", on="w1").id)
         assert dead.death is not None and dead.death.message == "exited 0"
+        until(lambda: are_cut(strangers), CUT_S)
+    assert harmed(attacked, before) == []
+
+
+def test_a_silent_crowd_shuts_nobody_out(attacked: Cluster, tmp_path: Path) -> None:
+    """There are places for so many strangers, and one more: whoever comes gets one all the same."""
+    before = newest_event(attacked)
+    program = compile_c(tmp_path, "fresh", EXIT_3)  # nobody has it: each worker dials for it
+    with crowd(partial(dial, attacked), b"") as strangers:
+        attacked.copy(program)
+        dead = attacked.wait_dead(attacked.launch_one("fresh", on="w1").id)
+        assert dead.death is not None and dead.death.message == "exited 3"
         until(lambda: are_cut(strangers), CUT_S)
     assert harmed(attacked, before) == []
 

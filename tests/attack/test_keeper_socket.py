@@ -19,6 +19,8 @@ from tests.attack.shapes import FUZZ, mutate, sample, warp
 from tests.integration.keeper.driver import Keeper, Link, frame
 from tests.support import groups
 
+# It may be told any path, as root: all but its own directory is read-only to it.
+CAGED = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"'
 RUNS = "kept.1#1"  # no sample says this key, and none of their paths can be executed
 
 
@@ -27,7 +29,7 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
     directory = tmp_path_factory.mktemp("fuzzed")
     state = directory / "state"
     state.mkdir()
-    made = Keeper(state)
+    made = Keeper(state, prefix=("unshare", "-m", "sh", "-c", CAGED, str(state)))
     try:
         made.link.spawn(_spawn(RUNS, state, "/bin/sleep"))
         yield made

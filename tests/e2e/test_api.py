@@ -126,6 +126,12 @@ def test_a_bad_command_has_a_code_and_a_sentence(
     assert failure["message"]
 
 
+def test_a_command_waits_for_a_number_of_seconds(shared: Cluster) -> None:
+    body = b'{"id": "12345678", "command": {"type": "kill", "targets": ["web"]}}'
+    got, failure = ask(shared, "POST", "/v1/commands?wait_s=nan", body, JSON)
+    assert (got, failure["details"]) == (422, {"field": "wait_s"})
+
+
 def test_only_json_is_a_command(shared: Cluster) -> None:
     body = b'{"id": "12345678", "command": {"type": "kill", "targets": ["web"]}}'
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
@@ -149,6 +155,8 @@ def test_a_deep_or_huge_body_is_refused_and_the_master_lives(shared: Cluster) ->
         ("/v1/nothing", 404),
         ("/v1/instances/no.1/log", 404),
         ("/v1/events?limit=many", 400),
+        ("/v1/events?wait_s=nan", 422),
+        ("/v1/audit/trail?wait_s=-inf", 422),
         ("/v1/instances?target=nobody", 404),
         ("/v1/usage?target=nobody", 404),
         ("/v1/why?target=nobody", 404),

@@ -13,6 +13,7 @@ import pytest
 
 from corps.client import Client
 from corps.model.token import TokenKind, base32, parse_token
+from corps.net.endpoint import TOKEN_VARIABLE
 from tests.support.cluster import Cluster
 from tests.support.compiled import compile_c
 from tests.support.waiting import until
@@ -181,3 +182,18 @@ def test_scripts_need_no_login(made: Cluster, tmp_path: Path) -> None:
     with Client(server, token=token) as client:
         assert [worker.name for worker in client.workers()] == ["w1"]
         assert client.whoami().name == "robot"
+
+
+def test_no_daemon_gets_the_token_of_who_started_it(tmp_path: Path) -> None:
+    """What an app could read of them (/proc/PID/environ) lets it nowhere."""
+    made = Cluster(tmp_path)
+    env = {**os.environ, TOKEN_VARIABLE: "P1.of-somebody"}
+    subprocess.run(made.command("up", "--detach"), env=env, check=True, timeout=60)
+    try:
+        found = made.processes()
+        assert len(found) >= 3, "master, worker, keeper"
+        for pid in found:
+            assert b"of-somebody" not in Path(f"/proc/{pid}/environ").read_bytes()
+    finally:
+        made.corps("down")
+    assert not made.processes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import http.client
 import json
 import types
 import typing
@@ -231,6 +232,22 @@ def test_who_loses_a_right_while_they_send_a_command_has_lost_it(case: Case, los
         answer = sock.recv(65536)
     assert answer.split()[1] == (b"401" if loss == "token" else b"403"), answer
     assert "evil" not in [user["name"] for user in _rows(case, "/v1/users")]
+
+
+def test_who_waits_for_news_without_a_token_gets_none(case: Case) -> None:
+    token = add_person(case.cluster, "ida", Role.ADMIN)
+    head = (
+        f"GET /v1/audit/trail?after=100000&wait_s=60 HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {format_token(token)}\r\n\r\n"
+    )
+    with case.remote.connect() as sock, case.remote.bearer(token) as ida:
+        sock.sendall(head.encode())
+        assert ida.ask("GET", "/v1/status")[0] == 200
+        rule(case.cluster, RevokeToken(id=token.id))  # which is news
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        assert answer.status == 401
+        assert b"entries" not in answer.read()
 
 
 def test_hello_has_the_ca_that_tokens_pin(case: Case) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from corps.model.secret import AsFile
+from corps.model.terms import Terms
 from tests.support.cluster import Cluster
 from tests.support.opened import opened_directory
 from tests.support.waiting import until
+from tests.unit.cli.terminal import Terminal
 
 VALUE = "hunter2-5f4dcc3b5aa765d61d8327deb882cf99"
+NAMED = Terms(secrets=(AsFile(name="db", file="db"),))
 SCRIPT = "#!/bin/bash\n"
 APPS = {
     # what it was given, by digest only; then it goes on
@@ -127,6 +133,28 @@ def test_what_a_dying_app_says_of_a_secret_is_in_no_certificate(safe: Cluster) -
     assert "cannot log in as root:[secret]" in told and VALUE not in told
 
 
+def test_on_a_terminal_it_is_asked_for_twice_and_not_shown(safe: Cluster) -> None:
+    command = safe.command("secret", "set", "typed")
+    with Terminal(command, os.environ) as terminal:
+        terminal.expect("value of typed:")
+        terminal.send(f"{VALUE}\r")
+        terminal.expect("once more:")
+        terminal.send(f"{VALUE}x\r")
+        assert terminal.wait() == 1
+    assert b"two values: nothing is set" in terminal.seen
+    with Terminal(command, os.environ) as again:
+        again.expect("value of typed:")
+        again.send(f"{VALUE}\r")
+        again.expect("once more:")
+        again.send(f"{VALUE}\r")
+        assert again.wait() == 0
+    assert VALUE.encode() not in terminal.seen + again.seen
+    done = safe.corps("launch", "version", "--secret", "typed=db", "-o", "json")
+    (row,) = json.loads(done.stdout)
+    assert lines_of(safe, row["id"], 1) == [digest(VALUE)]
+    safe.corps("kill", row["id"])
+
+
 def test_bad_values_are_refused_and_not_repeated(safe: Cluster, tmp_path: Path) -> None:
     assert set_secret(safe, "db", "", check=False).returncode == 3
     large = set_secret(safe, "db", VALUE * 2_000, check=False)
@@ -136,6 +164,25 @@ def test_bad_values_are_refused_and_not_repeated(safe: Cluster, tmp_path: Path) 
     assert VALUE not in large.stderr + bad.stderr
     gone = safe.corps("secret", "set", "db", "--file", str(tmp_path / "gone"), check=False)
     assert gone.returncode == 3 and "No such file" in gone.stderr
+
+
+def test_nothing_is_left_of_an_app_whose_daemons_were_all_killed(alone: Cluster) -> None:
+    alone.copy("/bin/sleep")
+    set_secret(alone, "db", VALUE)
+    row = alone.launch_one("sleep", "1000", terms=NAMED)
+    assert row.pid is not None
+    words = Path(f"/proc/{row.pid}/environ").read_text().split("\0")
+    (place,) = [word.partition("=")[2] for word in words if word.startswith("CORPS_SECRETS=")]
+    assert (Path(place) / "db").read_text() == VALUE
+    keeper = alone.keeper_pid("w1")
+    assert keeper is not None
+    alone.kill("w1")
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(row.pid, signal.SIGKILL)
+    assert (Path(place) / "db").exists(), "nobody is there to take it away"
+    alone.start_worker("w1")
+    assert alone.wait_dead(row.id).death is not None
+    until(lambda: not Path(place).exists())
 
 
 def test_a_launch_without_the_key_fails_and_says_why(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Remote:
     def connect(self, name: str = "", source: str = "127.0.0.1") -> ssl.SSLSocket:
         """`name` is the server name of the hello."""
         sock = socket.create_connection(self.address, 30, source_address=(source, 0))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.context.wrap_socket(sock, server_hostname=name or None)
 
     def connect_bulk(self) -> ssl.SSLSocket:

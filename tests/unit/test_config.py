@@ -31,3 +31,26 @@ def test_the_file_says_it_as_well(tmp_path: Path) -> None:
     (tmp_path / "corps" / "corps.toml").write_text("sample_s = 30\n")
     assert load_settings().sample_s == 30.0
     assert load_settings(sample_s=1.0).sample_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"listen = ", "cannot read .*corps.toml: Invalid value"),
+        (b'listen = "a"\nlisten = "b"', "cannot read .*corps.toml: Cannot overwrite a value"),
+        (b'lisen = "x"', "corps.toml: unknown key 'lisen'; did you mean 'listen'"),
+        (b"listen = 5", "bad setting: Expected `str`, got `int`"),
+        (b'heartbeat_s = "1"', "bad setting: Expected `float`, got `str`"),
+        (b"heartbeat_s = nan", "heartbeat_s is nan"),
+        (b'dir = "\\u0000"', "a NUL"),
+        (b"\xff\xfe", "cannot read .*corps.toml: 'utf-8' codec"),
+        pytest.param(b"x = " + b"[" * 100_000, "nested too deep", id="nested"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_with_the_reason(
+    tmp_path: Path, text: bytes, said: str
+) -> None:
+    (tmp_path / "corps").mkdir()
+    (tmp_path / "corps" / "corps.toml").write_bytes(text)
+    with pytest.raises(Invalid, match=said):
+        load_settings()

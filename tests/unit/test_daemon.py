@@ -10,7 +10,6 @@ import sys
 from corps.daemon import PR_SET_DUMPABLE, hide_memory
 
 NOBODY = 65534
-PR_GET_DUMPABLE = 3
 
 
 def test_a_daemon_is_not_to_be_looked_into_and_what_it_starts_is() -> None:
@@ -46,4 +45,3 @@ def test_it_dumps_no_core_whatever_its_limit_says() -> None:
     _, status = os.waitpid(done.pid, 0)
     done.returncode = status
     assert os.WIFSIGNALED(status) and not os.WCOREDUMP(status)
-    assert ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1, "this process is as it was"

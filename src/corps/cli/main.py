@@ -29,7 +29,7 @@ def _main() -> int:
     gc.enable()
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(errors="backslashreplace")  # LANG=C has no letter beyond ASCII
-    operator = Operator(os.environ.pop("CORPS_TOKEN", None))  # no child of ours is to have it
+    operator = Operator(os.environ.pop("CORPS_TOKEN", "") or None)  # no child of ours has it then
     try:
         if "_CORPS_COMPLETE" in os.environ:
             tree.tree.main(sys.argv[1:], tree.PROGRAM, obj=operator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +55,7 @@ class Operator:
             self._endpoint = endpoint_of(self.settings, self.token)
         return self._endpoint
 
-    @property
+    @cached_property
     def token(self) -> str | None:
         """A person's, as `--token-file` or the environment has it."""
         path = self._flags.get("token_file")

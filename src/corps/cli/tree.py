@@ -22,6 +22,8 @@ MODULES = {
     "down": "daemons",
     "master": "daemons",
     "worker": "daemons",
+    "keeper": "services",
+    "systemd": "services",
     "join": "join",
     "shell": "shell",
     "workers": "workers",

@@ -17,6 +17,7 @@ import select
 import signal
 import stat
 import struct
+import time
 
 from corps.keeper.limits import NOFILE, TERMS, Json
 from corps.keeper.secrets import give, out_of_the_way
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 UNUSED, USED, FAILED, REVOKED, USING = range(5)  # the right to exec, a flag in the journal
 MARK = struct.Struct(">BI")  # the flag, and the resident set in KiB before exec
 PLACE = struct.Struct("=Q")  # what goes through the gate: where the flag is
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
+AGAIN_S = (0.1, 0.4, 1.6)  # between four tries to execute
 SPARE_FDS, FD_END = 64, 1 << 20
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 KEY_MAX = 200
@@ -43,6 +46,14 @@ HIDDEN = (errno.EACCES, errno.EPERM)  # another user's, or made so by a setuid p
 
 CLONE3, CLONE_PIDFD, CLONE_INTO_CGROUP = 435, 0x1000, 0x200000000
 CLONE_ARGS = struct.Struct("=11Q")  # clone3(2): flags, pidfd, 2 more, exit_signal, 5 more, cgroup
+
+
+def _is_spared() -> bool:
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read()) < 0
+
+
+IS_SPARED = _is_spared()  # by the OOM killer, as its unit has it
 
 
 class Fd:
@@ -168,6 +179,8 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         (place,) = PLACE.unpack(right)
         stage = "log"
         _open_logs(launch)
+        stage = "oom"
+        _be_as_killable_as_others()
         stage = "work"
         if launch.rules and launch.message["work"]:
             uid, gid = launch.message["uid"], launch.message["gid"]
@@ -188,12 +201,21 @@ def _become(launch: Launch, groups: list[str], gate: int, status: int, journal: 
         ):
             return
         stage = "execve"
-        os.execve(launch.path, launch.argv, launch.env)
+        _execute(launch)
     except (OSError, MemoryError) as error:
         if stage == "execve":
             os.pwrite(journal, bytes([FAILED]), place)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
         os.write(status, f"{stage} {number}".encode())
+
+
+def _execute(launch: Launch) -> None:
+    """Its user may have too many processes just now, execve(2): EAGAIN."""
+    for pause_s in AGAIN_S:
+        with contextlib.suppress(BlockingIOError):
+            os.execve(launch.path, launch.argv, launch.env)
+        time.sleep(pause_s)
+    os.execve(launch.path, launch.argv, launch.env)
 
 
 def _open_logs(launch: Launch) -> None:
@@ -210,6 +232,17 @@ def _open_logs(launch: Launch) -> None:
         os.dup2(fd, number)
     if launch.rules:
         launch.rules.leave()
+
+
+def _be_as_killable_as_others() -> None:
+    """In the child: when memory is short the keeper is not to go, but its programs may."""
+    if not IS_SPARED:
+        return
+    is_dumpable = LIBC.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)  # else the file is root's
+    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
+    LIBC.prctl(PR_SET_DUMPABLE, is_dumpable, 0, 0, 0)
 
 
 def add(total: Json, usage: Json) -> None:

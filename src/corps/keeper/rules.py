@@ -49,12 +49,12 @@ class Rules:
             raise ValueError("a group that is no number")
         try:
             policy = self._read()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return f"nothing may start here: the policy '{self._policy}' cannot be applied: {error}"
         if reason := self._denied(uid, policy):
             return reason
-        if message["new_privileges"] and not policy["allow_new_privileges"]:
-            return "--new-privileges is not allowed here (allow_new_privileges)"
+        if message["new_privileges"] and (users.IS_SHUT or not policy["allow_new_privileges"]):
+            return "--new-privileges is not allowed here (allow_new_privileges, or NoNewPrivileges)"
         foreign = {*asked} - _groups(uid) - {_number(name) for name in policy["allow_groups"]}
         if foreign:
             return f"group {min(foreign)} is not one of uid {uid}, nor allowed here (allow_groups)"

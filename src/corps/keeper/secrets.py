@@ -29,7 +29,7 @@ IN_MEMORY = (0x01021994, 0x858458F6)  # tmpfs and ramfs, statfs(2)
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 FD_MIN, FD_END = 3, 64  # numbers that an app may ask for
 DEPTH_MAX = 16  # of what an app may have made in its directory
-TRIES = 5  # while another keeper takes away what both need
+TRIES = 5
 
 
 class Secrets:
@@ -82,17 +82,18 @@ class Secrets:
 
     def _make(self, key: str) -> str:
         self.remove(key)
-        for place in self._places:
-            base = os.path.dirname(place)
-            for _ in range(TRIES):
-                with contextlib.suppress(FileNotFoundError, PermissionError):
-                    if not (_is_fit(os.path.dirname(base)) and _is_own(base) and _is_own(place)):
-                        break
+        tried = []
+        for place in self._places * TRIES:  # another keeper may take away what both need
+            base, why = os.path.dirname(place), "not in memory, or not its own"
+            try:
+                if _is_fit(os.path.dirname(base)) and _is_own(base) and _is_own(place):
                     os.mkdir(f"{place}/{key}", 0o700)
                     self._made[key] = f"{place}/{key}"
                     return self._made[key]
-        tried = ", ".join(map(os.path.dirname, self._places))
-        raise OSError(errno.ENOENT, f"no directory of its own, on a tmpfs, at any of {tried}")
+            except OSError as error:
+                why = str(error.strerror)
+            tried.append(f"{base} ({why})")
+        raise OSError(errno.ENOENT, f"tried {', '.join(tried[-len(self._places) :])}")
 
 
 def out_of_the_way(launch: Launch, fds: tuple[int, ...]) -> tuple[int, ...]:
@@ -130,7 +131,9 @@ def give(launch: Launch) -> None:
 def _wrong(key: str, asked: list[Json]) -> str | None:
     """Why these cannot be given. Raise ValueError for what no worker says."""
     for one in asked:
-        if type(one) is not dict or any(type(one.get(name)) not in SHAPE[name] for name in SHAPE):
+        if type(one) is not dict or SHAPE.keys() - one.keys():
+            raise ValueError("a secret that lacks something")
+        if any(type(one[name]) not in SHAPE[name] for name in SHAPE):
             raise ValueError("a secret of another shape")
         file, fd, variable = one["file"], one["fd"], one["variable"]
         if file is not None and ("/" in file + key or "\0" in file or file in ("", ".", "..")):

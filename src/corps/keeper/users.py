@@ -23,12 +23,13 @@ CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, capget(2)
 ID_MAX = (1 << 32) - 2  # one more is -1, with which setresuid(2) changes nothing
 
 
-def _held() -> int:
+def _facts() -> dict[str, str]:
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+        return dict(line.split(":", 1) for line in file)
 
 
-HELD = _held()
+HELD = int(_facts()["CapEff"], 16)
+IS_SHUT = _facts()["NoNewPrivs"].strip() == "1"  # and so are all that it forks
 
 
 def has(capability: int) -> bool:

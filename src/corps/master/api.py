@@ -38,7 +38,8 @@ class Api:
         if listener is not None:
             context = master.certificates.people_context
             context()  # now: what is wrong with it should be heard at the start
-            gate = Gate(app, {*ALWAYS, *hosts}, self._by_token, self._refused)
+            names = {*ALWAYS, *hosts}
+            gate = Gate(app, names, self._by_token, self._people.still, self._refused)
             config = _config(gate, HttpsProtocol)
             self._port = HttpsPort(listener, config, self._server.server_state, context)
             self._uploads = Uploads(self._people, master.shelf.intake, context, self._port.refused)

@@ -37,17 +37,19 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    """An ASGI application around another. `identify` raises Unauthenticated for strangers."""
+    """An ASGI application around another. `identify` raises Unauthenticated for strangers, `still`
+    for who has become one since."""
 
     def __init__(
         self,
         app: ASGIApp,
         hosts: Collection[str],
         identify: Callable[[HTTPScope, str | None], Caller],
+        still: Callable[[Caller], object] = lambda caller: None,
         on_refused: Callable[[HTTPScope, Refused], None] = lambda scope, refused: None,
     ) -> None:
         self._app, self._hosts, self._identify = app, hosts, identify
-        self._on_refused = on_refused
+        self._still, self._on_refused = still, on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == ScopeType.HTTP, "no other protocol is served"
@@ -56,7 +58,7 @@ class Gate:
             self._on_refused(scope, refused)
             await _answer(send, refused)
             return
-        await self._app(scope, receive, _guarded(send))
+        await self._app(scope, receive, _Answer(scope, send, self._still).send)
 
     def _refuse(self, scope: HTTPScope) -> Refused | None:
         """Why not, or None: then the scope says who it is."""
@@ -129,10 +131,24 @@ async def _answer(send: Send, refused: Refused) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _guarded(send: Send) -> Send:
-    async def with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *HEADERS]
-        await send(message)
+class _Answer:
+    """One answer on its way. Some wait a minute for news: who has lost their token meanwhile gets
+    none. What a command did is told all the same, as it is done."""
 
-    return with_headers
+    def __init__(self, scope: HTTPScope, send: Send, still: Callable[[Caller], object]) -> None:
+        self._scope, self._send, self._still = scope, send, still
+        self._is_withheld = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            caller = self._scope["user"]
+            if isinstance(caller, Caller) and self._scope["method"] == "GET":
+                try:
+                    self._still(caller)
+                except Unauthenticated as error:
+                    self._is_withheld = True
+                    refused = Refused(error.http_status, error.code, error.message, error.who)
+                    await _answer(self._send, refused)
+            message["headers"] = [*message["headers"], *HEADERS]
+        if not self._is_withheld:
+            await self._send(message)

@@ -21,6 +21,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import QueryParameter
 
 from corps.core.events import Commanded
@@ -59,7 +60,6 @@ from corps.wire.output import LOG_CHUNK_MAX_BYTES
 from corps.wire.worker import ReadLog, ReadOutput
 
 BODY_MAX_BYTES = 4 << 20
-WAIT_MAX_S = 60.0
 SHUTDOWN_WAIT_S = 5.0
 
 _log = logging.getLogger("corps.master")
@@ -103,6 +103,7 @@ async def commands(
     master, caller = _of(state), request.user
     check_command(caller, data.command)
     check_command_id(data.id)
+    wait_s = queries.waiting_s(wait_s)
     async with master.shelf.held(data.command) as facts:
         if isinstance(data.command, Copy | Launch):
             load = functools.partial(load_manifest, master.blobs)
@@ -111,7 +112,7 @@ async def commands(
         check_command(caller, data.command)
         command, body = secrets.sealed(master.driver, data.command)
         event = Commanded(data.id, body, command, caller.name, facts, caller.source)
-        result = await master.driver.submit(event, min(max(wait_s, 0.0), WAIT_MAX_S))
+        result = await master.driver.submit(event, wait_s)
     status = ERRORS[result.code].http_status if isinstance(result, Failure) else 200
     return Response(result, status_code=status, media_type=MediaType.JSON)
 
@@ -376,6 +377,10 @@ def make_app(master: Master) -> Litestar:
             version=master.version,
             path="/v1/schema",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=Components(
+                security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}
+            ),
+            security=[{"token": []}],
         ),
         guards=[guard_route],
         before_request=_only_json,

@@ -8,6 +8,7 @@ from corps.core import believe
 from corps.core.views import rfc3339
 from corps.errors import Invalid, NotFound, Unavailable, error_of
 from corps.master.driver import ASK_DEADLINE_S, MasterDriver
+from corps.master.queries import waiting_s
 from corps.model.instance import Instance
 from corps.model.name import AttemptKey, InstanceId, attempt_key, did_you_mean
 from corps.model.output_view import GoneView, OutputView, PieceView, StreamView
@@ -21,7 +22,6 @@ from corps.wire.worker import (
     ToWorker,
 )
 
-WAIT_MAX_S = 60.0
 OFFSET_MAX = 1 << 62
 STREAMS = ("stdout", "stderr")
 
@@ -33,7 +33,7 @@ async def read_log(
     _check_stream(question.stream)
     _check_limit(question.limit_bytes)
     _check_offset(question.offset)
-    wait_s = min(max(question.wait_s, 0.0), WAIT_MAX_S)
+    wait_s = waiting_s(question.wait_s)
 
     def ask(ask: int, key: AttemptKey) -> ReadLog:
         return ReadLog(
@@ -65,7 +65,7 @@ async def read_output(
         raise Invalid("back_bytes: a number of bytes", field="back_bytes")
     instance = _instance(driver, id)
     number = instance.attempt if attempt is None else attempt
-    wait_s = min(max(question.wait_s, 0.0), WAIT_MAX_S)
+    wait_s = waiting_s(question.wait_s)
 
     def ask(ask: int, key: AttemptKey) -> ReadOutput:
         return ReadOutput(

@@ -47,6 +47,7 @@ from corps.master.shelf import Shelf
 from corps.model.name import WorkerName
 from corps.net.address import format_address, parse_address
 from corps.net.bulk import BulkListener
+from corps.service import tell_alive
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
 from corps.store.sqlite import SqliteStore
@@ -105,6 +106,7 @@ async def _run(settings: Settings, directory: Path, accepts_rollback: bool) -> N
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     work = [
+        tell_alive(),
         *door.work(),
         Rotations(driver, certificates).run(),
         *api.work(unix_listener(settings.api_socket)),

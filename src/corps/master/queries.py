@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from corps.core.targets import find_instances
@@ -10,6 +11,7 @@ from corps.core.views import (
     view_instance,
     view_worker,
 )
+from corps.errors import Invalid
 from corps.master.driver import MasterDriver
 from corps.master.usage import live_usage
 from corps.model.view import (
@@ -21,6 +23,13 @@ from corps.model.view import (
 
 EVENTS_PAGE_MAX = 1_000
 WAIT_MAX_S = 60.0
+
+
+def waiting_s(wait_s: float) -> float:
+    """How long a question waits that asks to wait so long. Raise Invalid for what is no time."""
+    if not math.isfinite(wait_s):
+        raise Invalid("wait_s: seconds", field="wait_s")
+    return min(max(wait_s, 0.0), WAIT_MAX_S)
 
 
 def workers(driver: MasterDriver) -> list[WorkerView]:
@@ -61,7 +70,8 @@ async def events(driver: MasterDriver, after: int, limit: int, wait_s: float) ->
     cluster = driver.core.cluster
     if after < 0:
         after = max(0, cluster.next_seq - 1 + after)
+    wait_s = waiting_s(wait_s)
     if cluster.next_seq - 1 <= after and wait_s > 0:
-        await driver.news(min(wait_s, WAIT_MAX_S))
+        await driver.news(wait_s)
         await driver.settled()
     return [view_event(event) for event in cluster.events if event.seq > after][:limit]

@@ -9,12 +9,11 @@ from litestar import get
 from litestar.datastructures import State
 
 from corps.master.driver import MasterDriver
+from corps.master.queries import waiting_s
 from corps.model.trail import TRAIL_PAGE_MAX, TrailPage
 
 if TYPE_CHECKING:
     from corps.master.http import Master
-
-WAIT_MAX_S = 60.0
 
 
 @get("/v1/audit/trail", summary="The audit trail, in order: who did what, from where")
@@ -32,8 +31,9 @@ async def read_trail(driver: MasterDriver, after: int, limit: int, wait_s: float
     chain = driver.core.cluster.chain
     if after < 0:
         after = max(0, chain.head.seq + after)
+    wait_s = waiting_s(wait_s)
     if chain.head.seq <= after and wait_s > 0:
-        await driver.news(min(wait_s, WAIT_MAX_S))
+        await driver.news(wait_s)
     head = chain.head
     await driver.settled()
     page = await driver.trail(after, limit)

@@ -18,11 +18,15 @@ class WorkerState(StrEnum):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine is: `machine` and `kernel` as uname(2) says; `libc`: `glibc 2.36`, `musl`."""
+    """What a machine is: `machine` and `kernel` as uname(2) says; `libc`: `glibc 2.36`, `musl`.
+
+    `runs_as`: the one user that things can run as there, by name and by number; none: any.
+    """
 
     machine: str = ""
     kernel: str = ""
     libc: str = ""
+    runs_as: tuple[str, ...] = ()
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):

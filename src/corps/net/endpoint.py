@@ -55,7 +55,8 @@ def _remote(url: str, token: str | None, login: Login | None) -> Endpoint:
     from corps.net.https import TlsEndpoint, parse_url  # noqa: PLC0415  # what only that costs
 
     address = parse_url(url)
-    token = token or os.environ.get(TOKEN_VARIABLE)
+    if token is None:
+        token = os.environ.get(TOKEN_VARIABLE) or None
     if token is not None:
         return TlsEndpoint(address, person(token))
     if login is None:

@@ -7,8 +7,10 @@ For connections that threads serve afterwards, on a blocking socket; others are 
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -56,16 +58,27 @@ class ServerNames:
         incoming = ssl.MemoryBIO()
         incoming.write(hello)
         reading = self._context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
+        before = sys.unraisablehook
         try:
+            # A name of other bytes than ASCII fails before the callback: with a traceback of
+            # several lines for each, which would be the end of a log with a limit.
+            sys.unraisablehook = functools.partial(_unraised, before)
             reading.do_handshake()
         except ssl.SSLError:
             if not self._found:
                 raise
+        finally:
+            sys.unraisablehook = before
         return self._found[0]
 
     def _note(self, _reading: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int:
         self._found.append(name or "")
         return ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR
+
+
+def _unraised(tell: Callable[[Any], Any], what: Any) -> None:
+    if not (isinstance(what.exc_value, UnicodeDecodeError) and isinstance(what.object, bytes)):
+        tell(what)
 
 
 async def shake_hands(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -23,7 +23,7 @@ from corps.model.name import WorkerName
 from corps.model.token import Token, hash_secret
 from corps.net.address import format_address
 from corps.net.channel import Channel
-from corps.trust.contexts import Purpose, stranger_context
+from corps.trust.contexts import Purpose, stranger_context, why_unverified
 from corps.trust.credentials import Credentials
 from corps.trust.names import identity_of, key_of
 from corps.trust.pinned import check_issued, check_master
@@ -92,27 +92,13 @@ def _dial(address: tuple[str, int], context: ssl.SSLContext) -> tuple[Channel[To
         sock = context.wrap_socket(plain, server_hostname=Purpose.JOIN)
     except ssl.SSLCertVerificationError as error:
         plain.close()
-        raise Unavailable(why_unverified(address, error)) from error
+        raise Unavailable(why_unverified(format_address(address), error)) from error
     except OSError:
         plain.close()
         raise
     leaf = sock.getpeercert(binary_form=True)
     assert leaf is not None  # a server of TLS 1.3 has one
     return Channel(sock, ToJoining, stall_s=DEADLINE_S), leaf
-
-
-def why_unverified(address: tuple[str, int], error: ssl.SSLCertVerificationError) -> str:
-    """What is wrong with the certificate of whoever is at `address`, and what to do."""
-    where = format_address(address)
-    why = error.verify_message
-    if "not yet valid" in why or "expired" in why:
-        return (
-            f"the certificate of the master at {where}: {why} (E_CLOCK): set this machine's clock"
-        )
-    return (
-        f"at {where} is not the master that this worker joined (E_CA_PIN): {why}; check the "
-        "address, or join again with a new token"
-    )
 
 
 def _hear(channel: Channel[ToJoining], kind: type[T]) -> T:

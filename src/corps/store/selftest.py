@@ -16,6 +16,7 @@ from corps.errors import Unavailable
 from corps.store.punch import punch
 
 SHARED = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs")
+VOLATILE = ("tmpfs", "ramfs")
 BLOCK_BYTES = 4_096
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -41,6 +42,8 @@ def try_disk(directory: Path) -> tuple[str, ...]:
             "; choose a --dir on a local disk"
         )
     kind = file_system(directory)
+    if kind in VOLATILE:
+        warnings.insert(0, f"is on {kind}: all of it is gone with the next boot")
     if kind in SHARED:
         warnings.insert(0, f"is on {kind}: no other machine may use this directory")
     return tuple(f"'{directory}' {text}" for text in warnings)

@@ -32,6 +32,7 @@ from corps.model.name import WorkerName
 from corps.model.token import pin_of
 from corps.model.trust import CaStage
 from corps.trust.files import check_private, write_private
+from corps.trust.names import UNREADABLE
 
 __all__ = [
     "CSR_MAX_BYTES",
@@ -116,7 +117,7 @@ class Authority:
             request = x509.load_der_x509_csr(csr)
             key = request.public_key()
             is_signed = request.is_signature_valid
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except UNREADABLE as error:
             raise Denied(f"a request that cannot be read: {error}") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise Denied("a request for another key than ECDSA on P-256")

@@ -62,6 +62,19 @@ def stranger_context() -> ssl.SSLContext:
     return context
 
 
+def why_unverified(where: str, error: ssl.SSLCertVerificationError) -> str:
+    """What is wrong with the certificate of whoever is there in place of a worker's master."""
+    why = error.verify_message
+    if "not yet valid" in why or "expired" in why:
+        return (
+            f"the certificate of the master at {where}: {why} (E_CLOCK): set this machine's clock"
+        )
+    return (
+        f"at {where} is not the master that this worker joined (E_CA_PIN): {why}; check the "
+        "address, or join again with a new token"
+    )
+
+
 def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION

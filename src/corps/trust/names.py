@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from corps.errors import Denied
@@ -13,6 +13,16 @@ from corps.model.identity import Identity, parse_uri
 from corps.model.token import pin_of
 
 AUTHORITIES_MAX_BYTES = 16 << 10
+UNREADABLE = (  # what the library raises for certificates and requests that somebody made up
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
@@ -32,7 +42,8 @@ def identity_of(der: bytes | None) -> Identity:
     try:
         certificate = x509.load_der_x509_certificate(der)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound) as error:
+        key, expires_at = key_of(certificate), certificate.not_valid_after_utc.timestamp()
+    except UNREADABLE as error:
         raise Denied(f"a certificate that names nobody: {error}") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
@@ -41,16 +52,16 @@ def identity_of(der: bytes | None) -> Identity:
     return Identity(
         cluster=cluster,
         worker=worker,
-        key=key_of(certificate),
+        key=key,
         serial=f"{certificate.serial_number:x}",
-        expires_at=certificate.not_valid_after_utc.timestamp(),
+        expires_at=expires_at,
     )
 
 
 def is_signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except UNREADABLE:
         return False
     return True
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from corps.errors import Denied
-from corps.trust.names import identity_of, is_signed, load_authorities, pin_of_ca
+from corps.trust.names import UNREADABLE, identity_of, is_signed, load_authorities, pin_of_ca
 
 
 def check_master(leaf: bytes, authorities: bytes, pin: str, now: float) -> str:
@@ -19,7 +18,7 @@ def check_master(leaf: bytes, authorities: bytes, pin: str, now: float) -> str:
         offered = load_authorities(authorities)
         certificate = x509.load_der_x509_certificate(leaf)
         pins = {pin_of_ca(one): one for one in offered}
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Denied(f"the other end shows no CA that can be read: {error}") from error
     if pin not in pins:
         raise Denied(
@@ -58,7 +57,7 @@ def check_issued(certificate: bytes, authorities: bytes, key: str, cluster: str)
         known = load_authorities(authorities)
         if not any(is_signed(issued, one) for one in known):
             raise ValueError("none of its CAs signed it")
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise Denied(f"the master gave a certificate that will not do: {error}") from error
     identity = identity_of(issued.public_bytes(Encoding.DER))
     if identity.worker is None or (identity.cluster, identity.key) != (cluster, key):

@@ -16,6 +16,7 @@ from corps.model.worker import Facts
 from corps.wire.codec import PROTOCOL_VERSION
 from corps.wire.worker import Hello
 from corps.worker.state import WorkerFile
+from corps.worker.terms import own_user
 
 
 def default_name() -> str:
@@ -43,7 +44,10 @@ def own_name(workers: Path) -> WorkerName:
     return name
 
 
-def make_hello(name: str, labels: dict[str, str], file: WorkerFile) -> Hello:
+def make_hello(
+    name: str, labels: dict[str, str], file: WorkerFile, *, may_choose: bool = False
+) -> Hello:
+    """`may_choose`: its keeper can run things as others, if it cannot itself."""
     return Hello(
         protocol=PROTOCOL_VERSION,
         name=name,
@@ -60,14 +64,19 @@ def make_hello(name: str, labels: dict[str, str], file: WorkerFile) -> Hello:
         epoch=file.epoch,
         life=file.life,
         heard_seq=file.heard_seq,
-        facts=read_facts(),
+        facts=read_facts(may_choose),
     )
 
 
-def read_facts() -> Facts:
+def read_facts(may_choose: bool = False) -> Facts:
     """Of this machine. The C library is the one this process runs on."""
     uname = os.uname()
-    return Facts(machine=uname.machine, kernel=uname.release, libc=_libc())
+    return Facts(
+        machine=uname.machine,
+        kernel=uname.release,
+        libc=_libc(),
+        runs_as=() if may_choose or os.geteuid() == 0 else own_user(),
+    )
 
 
 def _libc() -> str:

@@ -27,6 +27,7 @@ from corps.errors import Denied, ProtocolError, Unavailable
 from corps.model.name import check_name
 from corps.net.address import is_loopback, parse_address
 from corps.net.connection import Connection
+from corps.service import tell_alive
 from corps.store.blobs import BlobStore
 from corps.store.selftest import try_disk
 from corps.store.trees import Trees
@@ -82,7 +83,7 @@ async def _run(
 ) -> None:
     directory = settings.worker_dir(name)
     file = begin(directory)
-    hello = make_hello(name, labels, file)
+    hello = make_hello(name, labels, file, may_choose=settings.keeper_dir is not None)
     blobs = BlobStore(directory, durable=False)  # a power loss is found by the boot id
     trees = Trees(directory, blobs)
     core = WorkerCore(hello, trees.installed())
@@ -112,6 +113,7 @@ async def _run(
     _log.info("worker %s in %s, master %s", name, directory, road)
     standing = stand(driver, road)
     parts: set[asyncio.Future[Any]] = {
+        loop.create_task(tell_alive()),
         loop.create_task(_stay_linked(driver, road, standing)),
         loop.create_task(standing.keep()),
         loop.create_task(stop.wait()),

@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corps.config import Settings
+from corps.daemon import make_private
 from corps.errors import Invalid, Unavailable
 from corps.model.name import WorkerName, check_name
 from corps.model.token import Token, TokenKind, parse_token
@@ -53,14 +54,16 @@ def _join(
 ) -> WorkerName:
     key = _waiting_key(waiting)
     joined = join(address, token, name, name or _host(), key)
-    credentials = _credentials(settings, check_name("worker", joined.worker))
+    name = check_name("worker", joined.worker)
+    make_private(settings.worker_dir(name))
+    credentials = _credentials(settings, name)
     credentials.save(key, joined.certificate, joined.authorities, token.id)
     waiting.unlink()
     return joined.worker
 
 
 def _waiting_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     if path.exists():
         return read_key(path)
     key = ec.generate_private_key(ec.SECP256R1())

@@ -198,6 +198,8 @@ def parse_policy(data: bytes) -> Policy:
             if key not in known:
                 raise Invalid(f"unknown key {key!r}{did_you_mean(key, known)}", field=key)
         return msgspec.convert(values, Policy)
+    except RecursionError:
+        raise Invalid("it is nested too deep", field="policy") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise Invalid(str(error), field="policy") from error
 

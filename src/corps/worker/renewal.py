@@ -49,10 +49,10 @@ class Renewal:
             before = self._credentials.authorities
             try:
                 load_authorities(message.authorities)
-            except ValueError as error:
-                _log.error("the master sent CAs that cannot be read: %s", error)
+                await asyncio.to_thread(self._credentials.trust, message.authorities)
+            except (ValueError, OSError) as error:  # rubbish, or a full disk: it asks again
+                _log.error("cannot keep the CAs that the master sent: %s", error)
                 return False
-            await asyncio.to_thread(self._credentials.trust, message.authorities)
             pins, issuer = self._credentials.pins()
             if issuer != pins[0] and self._wanted_at is None:
                 spread_s = self._rng.uniform(0, min(message.spread_s, SPREAD_MAX_S))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from corps.errors import Unavailable
 from corps.net.address import format_address
 from corps.net.connection import Connection, tune
-from corps.trust.contexts import Purpose
+from corps.trust.contexts import Purpose, why_unverified
 
 if TYPE_CHECKING:  # and else only where there is a certificate: what reads one takes 8 MB
     from corps.trust.credentials import Credentials
@@ -41,7 +43,8 @@ class Road(NamedTuple):
         return reach(sock, self.credentials, Purpose.BULK)
 
     async def open_control(self, connection: Connection[Any]) -> asyncio.Transport:
-        """`connection` on its transport, the master's certificate checked. Raise as `dial`."""
+        """`connection` on its transport, the master's certificate checked. Raise as `dial`,
+        and Unavailable with what is wrong with the certificate that was shown."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_S):
             sock = await asyncio.to_thread(self._connect)
@@ -51,14 +54,17 @@ class Road(NamedTuple):
             return transport
         from corps.trust.links import check_peer  # noqa: PLC0415  # as above
 
-        transport, _ = await loop.create_connection(
-            lambda: connection,
-            sock=sock,
-            ssl=self.credentials.client_context(),
-            server_hostname=Purpose.CONTROL.value,  # uvloop takes no subclass of str
-            ssl_handshake_timeout=HANDSHAKE_S,
-            ssl_shutdown_timeout=GOODBYE_S,
-        )
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=self.credentials.client_context(),
+                server_hostname=Purpose.CONTROL.value,  # uvloop takes no subclass of str
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=GOODBYE_S,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise Unavailable(why_unverified(str(self), error)) from error
         with contextlib.ExitStack() as failing:
             failing.callback(transport.abort)
             tls = transport.get_extra_info("ssl_object")

@@ -19,6 +19,7 @@ class Standing:
 
     def __init__(self, driver: WorkerDriver, renewal: Renewal | None) -> None:
         self._driver, self._renewal = driver, renewal
+        self._is_welcome = False
         self._tasks: set[asyncio.Task[None]] = set()
         if renewal is not None:
             renewal.on_renewed = self._tell
@@ -36,12 +37,14 @@ class Standing:
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
                 case Welcome():
+                    self._is_welcome = True
                     self._tell()
                 case _:
                     pass  # the driver's
 
     async def before_dialling(self) -> None:
         """Raise OSError or Unavailable: not now; Denied: this worker is none any more."""
+        self._is_welcome = False
         if self._renewal is not None:
             await self._renewal.before_dialling()
 
@@ -57,9 +60,9 @@ class Standing:
             self._tell()
 
     def _tell(self) -> None:
-        """Behind the inventory, by which this worker is known."""
-        assert self._renewal is not None
-        self._driver.tell(self._renewal.trusting())
+        """Behind the inventory, by which this worker is known: not before there is one."""
+        if self._renewal is not None and self._is_welcome:
+            self._driver.tell(self._renewal.trusting())
 
 
 def stand(driver: WorkerDriver, road: Road) -> Standing:

@@ -65,6 +65,15 @@ class User(NamedTuple):
     name: str
 
 
+def own_user() -> tuple[str, str]:
+    """As whom this process runs: by name and by number."""
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name, str(uid)
+    except KeyError:
+        return str(uid), str(uid)
+
+
 def user_of(terms: SpawnTerms) -> User:
     uid = os.geteuid() if terms["uid"] is None else terms["uid"]
     try:

@@ -28,6 +28,7 @@ Order = Callable[..., wire.Spawn]
 Make = Callable[..., wire.Spawn]
 
 WORKER = pwd.getpwnam("daemon")
+KEEPER = pwd.getpwnam("bin")
 NOBODY = 65_534
 SECRET = "root only\n"
 
@@ -49,10 +50,16 @@ def policy(place: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def keeper(start: Callable[..., Keeper], policy: Path) -> Keeper:
-    """With no more capabilities than its unit leaves it."""
-    caps = "-all,+setuid,+setgid,+kill,+chown,+setpcap"
-    prefix = ["setpriv", f"--bounding-set={caps}"]
+def keeper(start: Callable[..., Keeper], policy: Path, tmp_path: Path) -> Keeper:
+    """As its unit has it run: not root either, with five capabilities."""
+    for path in (*tmp_path.parents[:2], tmp_path):
+        path.chmod(path.stat().st_mode | 0o011)
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", KEEPER.pw_uid, KEEPER.pw_gid)
+    (tmp_path / "state").chmod(0o711)
+    held = "-all,+setuid,+setgid,+kill,+chown,+setpcap"
+    prefix = ["setpriv", "--reuid=bin", "--regid=bin", "--clear-groups"]
+    prefix += [f"--inh-caps={held}", f"--ambient-caps={held}", f"--bounding-set={held}"]
     return start("--worker=daemon", f"--policy={policy}", prefix=prefix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ Order = Callable[..., wire.Spawn]
 Built = Callable[[str], str]
 Start = Callable[..., Keeper]
 NOBODY = 65534
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 VALUE = b"pass\0word \xff\n"
 A_FILE = (GivenSecret(value=VALUE, file="db", variable="CORPS_SECRET_DB_FILE"),)
 
@@ -177,24 +179,89 @@ def test_no_value_is_in_what_a_keeper_writes(keeper: Keeper, order: Order) -> No
         assert value not in text and b"NWY0ZGNjM2I1YWE3NjVk" not in text
 
 
-def test_a_keeper_is_no_ones_to_look_into_and_its_programs_are(start: Start, order: Order) -> None:
+@pytest.fixture
+def state(opened: Path) -> Path:
+    """Where a keeper of another user may be."""
+    directory = opened / "state"
+    directory.mkdir()
+    os.chown(directory, NOBODY, NOBODY)
+    return directory
+
+
+def test_a_keeper_is_no_ones_to_look_into_and_its_programs_are(
+    state: Path, start: Start, order: Order
+) -> None:
     """Of what may be dumped /proc/PID belongs to its user, of the rest to root (proc(5))."""
-    with opened_directory() as directory:
-        directory.chmod(0o777)
-        state = directory / "state"
-        state.mkdir()
-        os.chown(state, NOBODY, NOBODY)
-        prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-        keeper = start(at=str(state), prefix=prefix)
-        message = order("app.1#1", "/bin/sleep", "1000", cwd="/", secrets=A_FILE)
-        out = {"stdout": str(state / "out"), "stderr": str(state / "err")}
-        pid = keeper.link.spawn(msgspec.structs.replace(message, **out)).pid
-        assert os.stat(f"/proc/{keeper.pid}/mem").st_uid == 0
-        assert os.stat(f"/proc/{pid}/mem").st_uid == NOBODY
-        place = Path(BASES[2].format(uid=NOBODY))
-        assert [one.read_bytes() for one in place.glob("*/app.1#1/db")] == [VALUE]
-        keeper.end()
-        assert not place.exists()
+    keeper = start(at=str(state), prefix=AS_NOBODY)
+    message = order("app.1#1", "/bin/sleep", "1000", cwd="/", secrets=A_FILE)
+    out = {"stdout": str(state / "out"), "stderr": str(state / "err")}
+    pid = keeper.link.spawn(msgspec.structs.replace(message, **out)).pid
+    assert os.stat(f"/proc/{keeper.pid}/mem").st_uid == 0
+    assert os.stat(f"/proc/{pid}/mem").st_uid == NOBODY
+    place = Path(BASES[2].format(uid=NOBODY))
+    assert [one.read_bytes() for one in place.glob("*/app.1#1/db")] == [VALUE]
+    keeper.end()
+    assert not place.exists()
+
+
+def test_a_keeper_with_a_few_rights_gives_them_to_another_user_and_takes_them_back(
+    state: Path, start: Start, order: Order
+) -> None:
+    rights = "+chown,+setuid,+setgid,+kill"
+    caps = (f"--inh-caps={rights}", f"--ambient-caps={rights}")
+    keeper = start(at=str(state), prefix=(*AS_NOBODY, *caps))
+    script = 'stat -c "%a %u" "$CORPS_SECRETS" && cat "$CORPS_SECRETS/db"; echo kept > "$0"'
+    message = order("app.1#1", "/bin/sh", "-c", f"{script}; sleep 1000", "/dev/null", cwd="/")
+    fields = {
+        "secrets": (GivenSecret(value=b"db\n", file="db"),),
+        "uid": 65533,
+        "gid": 65533,
+        "groups": (65533,),
+        "stdout": str(state / "out"),
+        "stderr": str(state / "err"),
+    }
+    keeper.link.spawn(msgspec.structs.replace(message, **fields))
+    until(lambda: (state / "out").read_text() == "500 65533\ndb\n")
+    keeper.link.signal("app.1#1", signal.SIGKILL)
+    keeper.link.ended("app.1#1")
+    until(lambda: not Path(BASES[2].format(uid=NOBODY)).exists())
+
+
+def elsewhere(*mounts: str) -> tuple[str, ...]:
+    """A machine that differs by these mounts."""
+    script = " && ".join((*mounts, 'exec "$@"'))
+    return ("unshare", "--mount", "sh", "-c", script, "sh")
+
+
+def test_where_nothing_is_in_memory_a_launch_with_files_is_refused(
+    start: Start, order: Order, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o777)
+    prefix = elsewhere(f"mount --bind {disk} /dev/shm", f"mount --bind {disk} /run")
+    keeper = start(prefix=prefix)
+    keeper.link.send(order("app.1#1", "/bin/true", secrets=A_FILE))
+    refused = keeper.link.wait(wire.Refused, "app.1#1")
+    assert refused.stage == "secrets"
+    assert refused.reason.startswith("there is no place for its secrets: tried /run/corps (")
+    assert not list(disk.iterdir()), "nothing was put on a disk"
+    sealed = (GivenSecret(value=VALUE, fd=3),)
+    assert keeper.link.run(order("app.2#1", "/bin/true", secrets=sealed)).status == 0
+
+
+def test_where_memory_is_full_a_launch_fails_and_leaves_nothing(
+    start: Start, order: Order, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    full = "mount -t tmpfs -o size=8k,nr_inodes=20,mode=1777 full /dev/shm"
+    keeper = start(prefix=elsewhere(f"mount --bind {disk} /run", full))
+    secrets = (*A_FILE, GivenSecret(value=b"x" * (48 << 10), file="large"))
+    ended = keeper.link.run(order("app.1#1", "/bin/true", secrets=secrets))
+    assert (ended.failed_stage, ended.failed_errno) == ("secrets", errno.ENOSPC)
+    shm = Path(f"/proc/{keeper.pid}/root/dev/shm")
+    until(lambda: not list(shm.iterdir()))
+    assert keeper.link.run(order("app.2#1", "/bin/true", secrets=A_FILE)).status == 0
 
 
 def _is_alive(pid: int) -> bool:

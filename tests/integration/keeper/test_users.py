@@ -73,6 +73,34 @@ def test_a_setuid_program_gives_nothing_unless_that_was_asked_for(
         assert Path(said.stdout).read_text() == f"{euid}\n"
 
 
+CROWDED = 3_000_000_001  # a user that nobody else is
+
+
+def crowded(order: Order, key: str, script: str, **fields: object) -> wire.Spawn:
+    who: dict[str, object] = {"uid": CROWDED, "gid": CROWDED, "groups": (CROWDED,), "cwd": "/"}
+    return order(key, "/bin/sh", "-c", script, **(who | fields))
+
+
+def test_a_user_that_has_too_many_processes_for_a_moment_is_tried_again(
+    keeper: Keeper, order: Order, tmp_path: Path
+) -> None:
+    for path in (*tmp_path.parents[:2], tmp_path):
+        path.chmod(path.stat().st_mode | 0o011)
+    late = crowded(order, "late.1#1", "echo ran", rlimits={"nproc": 1})
+    first = f"until test -e {late.stdout}; do :; done; read -t 0.3 x < /dev/zero; exit 0"
+    keeper.link.spawn(crowded(order, "first.1#1", first))
+    assert keeper.link.run(late).status == 0
+    assert Path(late.stdout).read_text() == "ran\n"
+
+
+def test_a_user_that_goes_on_to_have_too_many_processes_is_told_so(
+    keeper: Keeper, order: Order
+) -> None:
+    keeper.link.spawn(crowded(order, "first.1#1", "sleep 1000"))
+    ended = keeper.link.run(crowded(order, "late.1#1", "echo ran", rlimits={"nproc": 1}))
+    assert (ended.failed_stage, ended.failed_errno) == ("execve", errno.EAGAIN)
+
+
 @pytest.mark.parametrize("field", ["uid", "gid", "groups"])
 @pytest.mark.parametrize("number", [(1 << 32) - 1, 1 << 40, -1])
 def test_a_number_that_would_change_nothing_starts_nothing(

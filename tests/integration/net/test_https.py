@@ -99,6 +99,28 @@ def test_without_a_token_nobody_is_dialled(master: TlsMaster) -> None:
     assert master.names == []
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://boss:7078", ("boss", 7078)),
+        ("https://boss.example/", ("boss.example", 443)),
+        ("https://[::1]:7078", ("::1", 7078)),
+        ("https://[::1]", ("::1", 443)),
+    ],
+)
+def test_urls(url: str, address: tuple[str, int]) -> None:
+    assert parse_url(url) == address
+
+
+@pytest.mark.parametrize(
+    "rest", ["", ":1", "ann:word@m:1", "m:1/word", "m:1?word", "m:1#word", "m:1 word", "m:0x1"]
+)
+def test_urls_that_are_none(rest: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_url(f"https://{rest}")
+    assert "word" not in caught.value.message
+
+
 def test_a_master_of_another_ca_hears_no_token(tmp_path: Path, master: TlsMaster) -> None:
     other = an_authority(tmp_path / "other")
     error = _failure(Client(master.url, token=a_token(other)))
@@ -255,7 +277,6 @@ def _port(listening: socket.socket) -> int:
 
 
 def test_the_command_line_takes_it_all(authority: Authority, master: TlsMaster) -> None:
-    """And gives the token to none of its children."""
     token = a_token(authority)
     master.answers += [Answer([]), Answer([])]
     words = [sys.executable, "-m", "corps.cli.main", "--server", master.url]
@@ -270,6 +291,10 @@ def test_the_command_line_takes_it_all(authority: Authority, master: TlsMaster) 
     words += ["--token-file", str(file)]
     done = subprocess.run([*words, "workers"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    file.write_text("\n")
+    done = subprocess.run([*words, "workers"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "this is no token" in done.stderr
     file.chmod(0o640)
     done = subprocess.run([*words, "workers"], capture_output=True, text=True, timeout=60)
     assert done.returncode == Denied.exit_code

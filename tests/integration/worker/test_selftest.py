@@ -13,7 +13,8 @@ from tests.support.disks import ext4, ramfs, tmpfs
 
 def test_a_usual_file_system_can_do_all(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "tmpfs", 1) as directory:
-        assert try_disk(directory) == ()
+        gone = f"'{directory}' is on tmpfs: all of it is gone with the next boot"
+        assert try_disk(directory) == (gone,)
         assert list(directory.iterdir()) == []
         assert file_system(directory) == "tmpfs"
     with ext4(tmp_path / "image", tmp_path / "ext4", 8) as directory:
@@ -23,7 +24,8 @@ def test_a_usual_file_system_can_do_all(tmp_path: Path) -> None:
 
 def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
     with ramfs(tmp_path / "ramfs") as directory:
-        (warning,) = try_disk(directory)
+        gone, warning = try_disk(directory)
+        assert gone == f"'{directory}' is on ramfs: all of it is gone with the next boot"
         assert warning == f"'{directory}' cannot punch holes: logs are not cut to their limit there"
         assert list(directory.iterdir()) == []
 

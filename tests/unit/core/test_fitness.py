@@ -16,6 +16,8 @@ from corps.model.command import (
     Instances,
     Launch,
 )
+from corps.model.terms import Terms
+from corps.model.worker import Facts
 from corps.wire import worker as wire
 from corps.wire.probe import Probed
 from tests.support.build import DIGEST, AMaster, installed
@@ -37,6 +39,38 @@ def answer(master: AMaster, command: AnyCommand) -> AnyResult | None:
 def two_workers() -> tuple[AMaster, int, int]:
     master = AMaster()
     return master, master.join("w1"), master.join("w2")
+
+
+# ---- users
+
+
+def test_no_launch_is_placed_where_nobody_can_become_its_user() -> None:
+    master = AMaster()
+    web = Facts(runs_as=("web", "1001"))
+    master.join("w1", artifacts=[DIGEST], facts=web)
+    master.order(Copy(name="web", digest=DIGEST))
+    for user in ("batch", "root", "web2", "1002", "batch:web"):
+        refused = answer(master, Launch(artifact="web", terms=Terms(user=user)))
+        assert isinstance(refused, Failure) and refused.code == "denied"
+        assert refused.message == (
+            f"w1 runs as 'web': it cannot run anything as {user!r}; nothing was launched"
+        )
+    for allowed in ("web", "1001", "web:video", None):
+        command = Launch(artifact="web", terms=Terms(user=allowed))
+        assert not isinstance(answer(master, command), Failure)
+
+
+def test_a_launch_goes_to_who_can_become_its_user() -> None:
+    master = AMaster()
+    master.join("w1", artifacts=[DIGEST])
+    master.join("w2", artifacts=[DIGEST], facts=Facts(runs_as=("web", "1001")))
+    master.order(Copy(name="web", digest=DIGEST))
+    command = Launch(artifact="web", terms=Terms(user="root"), on="w1,w2", count=3)
+    assert not isinstance(answer(master, command), Failure)
+    placed = {one.worker for one in master.core.cluster.instances.values()}
+    assert placed == {"w1"}
+    each = answer(master, Launch(artifact="web", terms=Terms(user="root"), on="w1,w2"))
+    assert isinstance(each, Failure) and "w2 runs as 'web'" in each.message
 
 
 # ---- copies

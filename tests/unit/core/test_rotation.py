@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 from corps.core import events as ev
 from corps.core.rotation import PINS_MAX
 from corps.model.command import AnyResult, Failure, Ruled
+from corps.model.identity import Identity
 from corps.model.trust import RENEW_GRACE_S, Member, RevokeWorker, RotateCa
 from corps.wire.worker import Trust, Trusting
-from tests.support.build import NOW, AMaster
+from tests.support.build import CLUSTER, NOW, AMaster
 
 OLD, NEW = "old", "new"
+SESSIONS = itertools.count(100)
 
 
 def a_master(*workers: str, **facts: object) -> AMaster:
@@ -22,6 +26,17 @@ def a_master(*workers: str, **facts: object) -> AMaster:
     master = AMaster(members)
     root(master, OLD)
     return master
+
+
+def join(master: AMaster, name: str) -> int:
+    """With its certificate."""
+    session = next(SESSIONS)
+    identity = Identity(
+        cluster=CLUSTER, worker=name, key=name, serial="1", expires_at=NOW + 86_400.0
+    )
+    master.step(ev.Opened(session, "10.0.0.9:4001", identity))
+    master.rejoin(session, name)
+    return session
 
 
 def root(master: AMaster, *pins: str) -> None:
@@ -44,7 +59,7 @@ def told(master: AMaster, session: int) -> list[bytes]:
 
 def test_it_goes_on_as_far_as_the_last_worker_and_survives_a_restart() -> None:
     master = a_master("w1", "w2")
-    session = master.join("w1")
+    session = join(master, "w1")
     assert isinstance(rotate(master), Ruled)
     assert isinstance(rotate(master), Failure)
     root(master, OLD, NEW)
@@ -52,7 +67,7 @@ def test_it_goes_on_as_far_as_the_last_worker_and_survives_a_restart() -> None:
     assert master.core.lagging() == ("w1", "w2")
     master.hear(session, Trusting(pins=(OLD, NEW), issuer=OLD))
     assert master.core.lagging() == ("w2",)
-    other = master.join("w2")
+    other = join(master, "w2")
     master.hear(other, Trusting(pins=(OLD,), issuer=OLD))
     assert told(master, other) == [b"PEM of old+new"]
     master.hear(other, Trusting(pins=(OLD, NEW), issuer=OLD))
@@ -61,7 +76,7 @@ def test_it_goes_on_as_far_as_the_last_worker_and_survives_a_restart() -> None:
     master.restart()
     root(master, NEW, OLD)
     assert master.core.lagging() == ("w1", "w2")
-    session, other = master.join("w1"), master.join("w2")
+    session, other = join(master, "w1"), join(master, "w2")
     for number, name in ((session, "w1"), (other, "w2")):
         assert name in master.core.lagging()
         master.hear(number, Trusting(pins=(NEW, OLD), issuer=NEW))
@@ -86,7 +101,7 @@ def test_it_waits_for_nobody_who_cannot_come_back() -> None:
 
 def test_who_has_what_there_is_hears_nothing() -> None:
     master = a_master("w1")
-    session = master.join("w1")
+    session = join(master, "w1")
     master.hear(session, Trusting(pins=(OLD,), issuer=OLD))
     assert told(master, session) == []
     assert master.core.lagging() == ()
@@ -94,7 +109,7 @@ def test_who_has_what_there_is_hears_nothing() -> None:
 
 def test_what_no_honest_worker_says_is_not_kept() -> None:
     master = a_master("w1")
-    session = master.join("w1")
+    session = join(master, "w1")
     master.hear(session, Trusting(pins=(NEW,) * (PINS_MAX + 1), issuer=OLD))
     master.hear(session, Trusting(pins=("x" * 1_000,), issuer=OLD))
     assert master.core.cluster.roll.members["w1"].trusts == (OLD,)

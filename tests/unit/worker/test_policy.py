@@ -134,6 +134,7 @@ def test_limits_are_imposed_and_not_exceeded(tmp_path: Path) -> None:
         ("min_uid = true", "Expected `int`"),
         ("allow_root = 1", "Expected `bool`"),
         ("[", "at end of document"),
+        pytest.param("x = " + "[" * 50_000, "nested too deep", id="nested"),
         ("min_uid = 1\nmin_uid = 2\n", "at line 2"),
     ],
 )

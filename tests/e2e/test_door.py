@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from corps.model.trail import parse_line
 from corps.trust.contexts import Purpose
 from corps.wire.bulk import Want
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, encode_frame
@@ -169,3 +170,25 @@ def test_a_hello_of_another_worker_is_told_to_operators(joined: Cluster) -> None
     assert types(call(joined.address, Purpose.CONTROL, context, said)) == ["refused"]
     (event,) = [one for one in joined.client.events(after=-1) if one.kind == "identity"]
     assert "says it is 'w2'" in event.message
+
+
+def test_whoever_is_turned_away_is_in_the_audit_trail(joined: Cluster) -> None:
+    context = credentials_of(joined.settings, "w1").client_context()
+    said = CONTROL_PREFACE + encode_frame(a_hello("w3"))
+    assert types(call(joined.address, Purpose.CONTROL, context, said)) == ["refused"]
+    digest = "e" * 64
+    said = BULK_PREFACE + encode_frame(Want(digest=digest, artifact=digest))
+    (trouble,) = call(joined.address, Purpose.BULK, context, said)
+    assert trouble["code"] == "denied"
+    with socket.create_connection(parse(joined.address), 20) as sock:
+        sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(100) == b""
+
+    def denied() -> set[tuple[str, str, str]]:
+        entries = map(parse_line, joined.client.trail().entries)
+        deeds = [entry.deed for entry in entries if entry and entry.deed.outcome == "denied"]
+        return {(deed.who, deed.act, deed.subject) for deed in deeds}
+
+    wanted = {("w1", "hello", "w3"), ("w1", "fetch", ""), ("?", "connect", "")}
+    until(lambda: denied() >= wanted)

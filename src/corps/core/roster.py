@@ -29,11 +29,12 @@ from corps.core.orders import Orders
 from corps.core.rivals import Rivals
 from corps.core.session import Phase, Session
 from corps.core.skew import SKEW_S, ahead_s
-from corps.errors import CorpsError
+from corps.errors import CorpsError, Denied
 from corps.model.artifact import Transfer
 from corps.model.identity import Identity
 from corps.model.instance import InstanceState
 from corps.model.name import Digest, WorkerName
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.model.worker import Worker, WorkerState
 from corps.wire.worker import (
     Hello,
@@ -92,6 +93,7 @@ class Roster:
         self._strangers[id] = self._hearing.awake
         refusal = self._admission.refusal(identity)
         if refusal is not None:
+            self._witness(session, "", refusal.message)
             self._ledger.send(id, refusal)
             self.shut(session, refusal.message)
 
@@ -314,10 +316,25 @@ class Roster:
         try:
             self._admission.check_hello(session, hello)
         except CorpsError as error:
+            if isinstance(error, Denied):
+                self._witness(session, hello.name, error.message)
             self._ledger.send(session.id, Refused(code=error.code, message=error.message))
             self.shut(session, error.message)
             return False
         return True
+
+    def _witness(self, session: Session, name: WorkerName, why: str) -> None:
+        """It was turned away, whoever its certificate names and whatever it calls itself."""
+        identity = session.identity
+        deed = Deed(
+            who=(identity and identity.worker) or NOBODY,
+            act="hello",
+            outcome=Outcome.DENIED,
+            source=session.address,
+            subject=name,
+            detail=why,
+        )
+        self._ledger.witness(deed)
 
     def _lose(self, worker: Worker, silence_s: float) -> None:
         self._hearing.forget(worker.name)

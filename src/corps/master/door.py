@@ -11,11 +11,10 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from corps.config import Settings
-from corps.core.master import MasterCore
 from corps.errors import Denied
 from corps.master.certificates import Certificates
 from corps.master.driver import MasterDriver
@@ -23,6 +22,7 @@ from corps.master.library import Library
 from corps.master.sessions import Sessions, identify, listen
 from corps.model.identity import Identity
 from corps.model.name import Digest
+from corps.model.trail import NOBODY, Deed, Outcome
 from corps.net.address import format_address, is_loopback, parse_address
 from corps.net.front import Caller, Front
 from corps.net.handshake import receive_exactly, shake_hands
@@ -65,7 +65,8 @@ class Door:
             self.front.serves[None] = self._plain
         self._listener, self._certificates = listener, certificates
         self._sessions, self._library = sessions, library
-        sessions.complain = self.front.complain
+        self.on_refused: Callable[[str, str], None] = lambda address, why: None
+        sessions.on_refused = self._complain
 
     def work(self) -> tuple[Coroutine[None, None, None], ...]:
         """What is to run until the daemon ends."""
@@ -122,6 +123,7 @@ class Door:
 
     def _complain(self, caller: Caller, why: str) -> None:
         self.front.complain(caller.source, f"{caller.address} is turned away: {why}")
+        self.on_refused(caller.address, why)
 
 
 def open_door(
@@ -131,9 +133,10 @@ def open_door(
     host, port = parse_address(settings.listen)
     if not is_loopback(host):
         certificates.workers_context()  # what is wrong with it is told now
-    library = Library(blobs, functools.partial(_judge, driver.core))
+    library = Library(blobs, functools.partial(_judge, driver))
     sessions = Sessions(driver, silence_s=2 * settings.heartbeat_s)
     door = Door(listen(host, port), certificates, sessions, library)
+    door.on_refused = functools.partial(_witness, driver, NOBODY, "connect")
     door.front.serves[Purpose.JOIN] = Registry(driver, certificates).serve
     return door
 
@@ -153,12 +156,21 @@ class Registry:
         await self._joins.serve(caller.sock, caller.address)
 
 
-def _judge(core: MasterCore, identity: Identity, artifact: Digest | None) -> str | None:
+def _witness(driver: MasterDriver, who: str, act: str, address: str, why: str) -> None:
+    """For the audit trail."""
+    driver.witness(Deed(who=who, act=act, outcome=Outcome.DENIED, source=address, detail=why))
+
+
+def _judge(driver: MasterDriver, identity: Identity, artifact: Digest | None) -> str | None:
     """Why that worker may not have the artifact, or is nobody at all."""
+    core = driver.core
     refusal = core.refusal(identity)
     if refusal is not None or artifact is None:
         return refusal
     assert identity.worker is not None, "whoever is not refused is a worker"
     if core.may_fetch(identity.worker, artifact):
         return None
-    return f"artifact {artifact[:64]!r} is not assigned to {identity.worker}"
+    why = f"artifact {artifact[:64]!r} is not assigned to {identity.worker}"
+    known = core.cluster.workers.get(identity.worker)
+    _witness(driver, identity.worker, "fetch", "" if known is None else known.address, why)
+    return why

@@ -44,7 +44,7 @@ class Sessions:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, Connection[FromWorker]] = {}
         self._ids = itertools.count(1)
-        self.complain: Callable[[str, str], None] = lambda source, text: None
+        self.on_refused: Callable[[Caller, str], None] = lambda caller, why: None
         driver.on_send = self._send
         driver.on_close = self._close
 
@@ -94,7 +94,7 @@ class Sessions:
             try:
                 identity = identify(tls.getpeercert(True))
             except Denied as error:
-                self.complain(caller.source, f"{caller.address} is turned away: {error.message}")
+                self.on_refused(caller, error.message)
                 connection.send(Refused(code=error.code, message=error.message))
                 connection.close(error.message)
                 return

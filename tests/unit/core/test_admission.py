@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from corps.core import events as ev
 from corps.core.admission import LOOK_EVERY_S
 from corps.core.records import Event, Record
 from corps.core.roster import JOIN_MAX_S
 from corps.model.identity import Identity
 from corps.model.instance import InstanceState
+from corps.model.trail import Deed, TrailEntry
 from corps.model.trust import RENEW_GRACE_S, Member, RevokeWorker
 from corps.model.worker import WorkerState
 from corps.wire import worker as wire
@@ -60,6 +62,23 @@ def test_a_certificate_that_holds_is_its_worker() -> None:
     session = master.open(an_identity())
     master.rejoin(session)
     assert master.core.session_of("w1") == session
+
+
+def trail(master: AMaster) -> list[Deed]:
+    saved = [effect.record for effect in master.said if isinstance(effect, ev.Save)]
+    return [record.deed for record in saved if isinstance(record, TrailEntry)]
+
+
+def test_who_is_turned_away_is_in_the_trail() -> None:
+    master = AMaster([a_member(revoked_at=NOW, revoked_by="ann"), a_member("w2")])
+    refused(master, master.open(an_identity()))
+    deed = trail(master)[-1]
+    assert (deed.who, deed.act, deed.outcome) == ("w1", "hello", "denied")
+    assert "revoked by ann" in deed.detail
+    assert deed.source.startswith("10.0.0.1:")
+    master.hear(master.open(an_identity("w2")), a_hello("w1"))
+    deed = trail(master)[-1]
+    assert (deed.who, deed.subject, deed.outcome) == ("w2", "w1", "denied")
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,8 @@ def test_plain_text_gets_an_alert_where_only_tls_is_spoken(ca: TestCa) -> None:
 def test_rubbish_that_begins_like_tls_is_cut(port: Port, said: bytes) -> None:
     with port.connect() as sock:
         sock.sendall(said)
-        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it was cut before
+            sock.shutdown(socket.SHUT_WR)
         assert everything(sock) in (b"", VERSION_ALERT, NAME_ALERT)
     assert port.callers == []
 

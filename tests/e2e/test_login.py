@@ -197,3 +197,21 @@ def test_no_daemon_gets_the_token_of_who_started_it(tmp_path: Path) -> None:
     finally:
         made.corps("down")
     assert not made.processes()
+
+
+def test_a_rotation_of_the_ca_locks_no_person_out(tmp_path: Path) -> None:
+    """Neither a login that nobody used meanwhile, nor a script that has only a token."""
+    with serving(tmp_path / "rotated") as made:
+        person = Person(tmp_path / "ann")
+        person.home.mkdir()
+        url = f"https://{api_of(made)}"
+        made.corps("user", "add", "ann", "--role", "viewer")
+        token = made.corps("user", "token", "ann").stdout
+        person.corps("login", url, "--token-file", "-", pasted=token)
+        for _ in range(2):
+            before = made.client.ca().pin
+            made.corps("ca", "rotate", "-y")
+            until(lambda before=before: before not in made.client.ca().trusted)  # type: ignore[misc]
+            assert "ann" in person.corps("whoami").stdout
+            with Client(url, token=token.strip()) as script:
+                assert script.whoami().name == "ann"

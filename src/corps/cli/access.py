@@ -184,7 +184,7 @@ def ca_rotate(operator: Operator, is_sure: bool) -> None:
     in with a new one.
     """
     if not is_sure:
-        ask("rotate the CA (tokens made until now open nothing afterwards)")
+        ask("rotate the CA (nobody joins by a token made until now)")
     operator.client.submit(RotateCa(), Ruled)
     render.note("corps: under way: 'corps ca status' tells how far")
 

@@ -99,7 +99,8 @@ class Certificates:
             authority.issue_master(self._hosts, self._now())
             renew_at = authority.master_renew_at(self._hosts)
         self._renew_at = renew_at
-        self._leaf = ssl.PEM_cert_to_DER_cert((self._directory / "master.pem").read_text("ascii"))
+        pem, end, _ = (self._directory / "master.pem").read_text("ascii").partition(ssl.PEM_FOOTER)
+        self._leaf = ssl.PEM_cert_to_DER_cert(pem + end)  # its heirs follow (trust/authority.py)
 
 
 def hosts_of(addresses: Iterable[str]) -> list[str]:

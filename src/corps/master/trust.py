@@ -24,6 +24,7 @@ async def hello(state: State) -> HelloView:
     return HelloView(
         cluster=master.driver.core.cluster.meta.cluster,
         authorities=master.certificates.authority.bundle_pem.decode("ascii"),
+        former=master.certificates.authority.former_pem.decode("ascii"),
     )
 
 

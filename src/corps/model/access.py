@@ -38,10 +38,12 @@ def _listed(roles: list[str]) -> str:
 
 
 class HelloView(msgspec.Struct, frozen=True, kw_only=True):
-    """What anyone is told: nothing that is not in each handshake. `authorities` in PEM."""
+    """What anyone is told: nothing that is not in each handshake. `authorities` in PEM, `former`
+    those before them, which tokens may still pin."""
 
     cluster: str
     authorities: str
+    former: str = ""
 
 
 class TrustView(msgspec.Struct, frozen=True, kw_only=True):

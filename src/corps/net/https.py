@@ -128,7 +128,7 @@ def meet(address: tuple[str, int], pin: str) -> str:
             if answer.status != 200:
                 raise ProtocolError(f"HTTP {answer.status}")
             hello = msgspec.json.decode(answer.body, type=HelloView)
-            found = pinned(hello.authorities, pin)
+            found = pinned(hello.authorities + hello.former, pin)
         except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError) as error:
             raise ProtocolError(
                 f"{stranger.url} does not answer as a master of corps does: {error}"
@@ -136,7 +136,7 @@ def meet(address: tuple[str, int], pin: str) -> str:
     if found is None:
         raise Denied(
             f"{stranger.url} is not the master that this token is of: the CA has another pin; the "
-            "token was not sent. Another address, or a CA that was rotated since: then a new token"
+            "token was not sent. See that the address is right; or ask for a new token"
         )
     return found
 

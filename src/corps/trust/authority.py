@@ -1,9 +1,13 @@
 """The CA of a cluster: ECDSA P-256, made at its first need, in a directory of the master's.
 
 Its files, all 0600: `ca.key`, `ca.pem` (one certificate, or two while the CA is rotated: that of
-`ca.key` signs), `next.key` until the new CA signs, `master.key`, `master.pem`. Only the public key
-of a request is used: every name, every right and every date of a certificate is the master's own
-word (RFC 5280, RFC 2986).
+`ca.key` signs), `next.key` until the new CA signs, `master.key`, `master.pem`; `former.pem` and
+`heirs.pem` after a rotation. Only the public key of a request is used: every name, every right and
+every date of a certificate is the master's own word (RFC 5280, RFC 2986).
+
+An heir is a new CA with the signature of the one before, of the same name, so that it does not
+count against a path length (RFC 5280, 6.1.4). The master shows them in each handshake: whoever
+knows but a former CA knows the master still, and learns of the new one.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ MASTER_LIFE_S = 365 * 86_400.0
 WORKER_LIFE_S = 86_400.0
 EARLY_S = 300.0  # a certificate holds from a little before: clocks differ
 CSR_MAX_BYTES = 4 << 10
+FORMER_KEPT = 3
 
 
 class Authority:
@@ -84,6 +89,11 @@ class Authority:
         return tuple(pin_of(_spki(one)) for one in self._bundle)
 
     @property
+    def former_pem(self) -> bytes:
+        """The CAs before this one: by them nobody is known here, but us to others."""
+        return _read(self.directory / "former.pem")
+
+    @property
     def stage(self) -> CaStage:
         if len(self._bundle) == 1:
             return CaStage.STEADY
@@ -94,6 +104,8 @@ class Authority:
         assert self.stage is CaStage.STEADY
         key = ec.generate_private_key(ec.SECP256R1())
         write_private(self._next, key_pem(key))
+        self._keep("heirs.pem", self._heir(key.public_key(), now))
+        self._keep("former.pem", self.certificate)
         self._write([self.certificate, self._root(key, now)])
 
     def promote(self) -> None:
@@ -132,7 +144,8 @@ class Authority:
         names = self._master_names(hosts)
         certificate = self._sign(key.public_key(), "master", names, now, MASTER_LIFE_S)
         write_private(self.directory / "master.key", key_pem(key))
-        write_private(self.directory / "master.pem", certificate.public_bytes(Encoding.PEM))
+        chain = certificate.public_bytes(Encoding.PEM) + _read(self.directory / "heirs.pem")
+        write_private(self.directory / "master.pem", chain)
 
     def master_renew_at(self, hosts: Sequence[str]) -> float:
         """When half the life of the master's certificate is over; 0.0 when there is none of this
@@ -172,6 +185,25 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
 
+    def _heir(self, key: ec.EllipticCurvePublicKey, now: float) -> x509.Certificate:
+        name, left_s = self.certificate.subject, self.certificate.not_valid_after_utc.timestamp()
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            _builder(name, name, key, now, left_s - now)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(is_ca=True), critical=True)
+            .add_extension(authority, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _keep(self, name: str, newest: x509.Certificate) -> None:
+        """With those before it, as many as are kept."""
+        pem = _read(self.directory / name)
+        kept = [] if not pem else x509.load_pem_x509_certificates(pem)
+        kept = [newest, *(one for one in kept if one != newest)][:FORMER_KEPT]
+        data = b"".join(one.public_bytes(Encoding.PEM) for one in kept)
+        write_private(self.directory / name, data)
+
     def _load(self) -> None:
         """Raise ValueError when no CA that is trusted is ours."""
         self._key = _load_key(self.directory / "ca.key")
@@ -210,6 +242,10 @@ class Authority:
             .add_extension(authority, critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

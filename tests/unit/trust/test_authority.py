@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,8 @@ from cryptography.x509.oid import NameOID
 from corps.errors import Denied, Unavailable
 from corps.model.identity import Identity
 from corps.model.trust import CaStage
-from corps.trust.authority import Authority
+from corps.trust.authority import Authority, key_pem
+from corps.trust.contexts import client_context, server_context
 from corps.trust.names import identity_of, key_of
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
@@ -139,3 +143,57 @@ def test_the_promoted_ca_signs_and_the_old_one_is_trusted_until_it_is_retired(
     assert authority.bundle_pem.count(b"BEGIN") == 2
     authority.retire()
     assert before.public_bytes(Encoding.PEM) not in authority.bundle_pem
+
+
+@pytest.mark.parametrize("rotations", [1, 2])
+def test_who_knows_but_a_former_ca_knows_the_master_still(tmp_path: Path, rotations: int) -> None:
+    authority = Authority(tmp_path / "trust", "c1", time.time())
+    first = authority.bundle_pem.decode()
+    for _ in range(rotations):
+        authority.prepare(time.time())
+        authority.promote()
+        authority.retire()
+    authority.issue_master(["127.0.0.1"], time.time())
+    server = server_context(tmp_path / "trust/master.pem", tmp_path / "trust/master.key", first)
+    assert first in authority.former_pem.decode()
+    assert first not in authority.bundle_pem.decode()
+    assert shake(server, client_context(first)) == {("URI", "spiffe://corps/c1/master")}
+    assert shake(server, client_context(authority.bundle_pem.decode()))
+    other = Authority(tmp_path / "other", "c1", time.time()).bundle_pem.decode()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake(server, client_context(other))
+
+
+def test_a_former_ca_lets_no_worker_in(tmp_path: Path) -> None:
+    """It is the master's chain that is longer, not the workers'."""
+    authority = Authority(tmp_path / "trust", "c1", time.time())
+    key = ec.generate_private_key(ec.SECP256R1())
+    worker = authority.issue_worker(request(key), "w1", time.time())
+    (tmp_path / "cert.pem").write_bytes(worker.public_bytes(Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(key_pem(key))
+    authority.prepare(time.time())
+    authority.promote()
+    authority.issue_master(["127.0.0.1"], time.time())
+    files = (tmp_path / "trust/master.pem", tmp_path / "trust/master.key")
+    client = client_context(
+        authority.bundle_pem.decode(), tmp_path / "cert.pem", tmp_path / "key.pem"
+    )
+    assert shake(server_context(*files, authority.bundle_pem.decode()), client)
+    authority.retire()
+    with pytest.raises(ssl.SSLError, match="certificate"):
+        shake(server_context(*files, authority.bundle_pem.decode()), client)
+
+
+def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> set[tuple[str, str]]:
+    """A whole handshake in memory; the URIs that the client reads of the server."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = client.wrap_bio(to_client, to_server, server_hostname="control.corps")
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    ends = [here, there]
+    while ends:
+        for end in list(ends):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                ends.remove(end)
+    names = (here.getpeercert() or {}).get("subjectAltName", ())
+    return {(str(name[0]), str(name[1])) for name in names if name[0] == "URI"}

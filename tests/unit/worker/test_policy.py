@@ -86,6 +86,8 @@ def test_groups_that_are_not_its_own_are_denied_unless_named(tmp_path: Path) -> 
     with pytest.raises(Denied, match=r"group 0 for user '3000000' .*allow_groups"):
         said(tmp_path, "").hold(spawn_terms(Terms(user="3000000:root")), launch(), NOW)
     assert said(tmp_path, 'allow_groups = ["video"]').hold(video, launch(), NOW) == video
+    with pytest.raises(Denied, match=r"group 44 for user '44' .*allow_groups"):
+        said(tmp_path, "min_uid = 5").hold(spawn_terms(Terms(user="44")), launch(), NOW)
     own = spawn_terms(Terms(user="3000000"))
     assert said(tmp_path, "").hold(own, launch(), NOW) == own
 

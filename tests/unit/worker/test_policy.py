@@ -250,7 +250,15 @@ def test_a_key_that_others_can_read_signs_nothing(tmp_path: Path) -> None:
         signed(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "BASH_ENV", "NODE_OPTIONS", "LD_AUDIT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PATH", "PYTHONPATH", "BASH_ENV", "NODE_OPTIONS", "LD_AUDIT"),
+        "BASH_FUNC_ls%%",  # a function in place of the program of that name
+        "HOME",  # Python's user site is below it, and what shells read first
+        *("PERLLIB", "_JAVA_OPTIONS", "PS4", "SHELLOPTS", "ZDOTDIR", "OPENSSL_CONF", "RUBYOPT"),
+    ],
+)
 def test_what_is_signed_gets_no_code_from_its_environment(
     tmp_path: Path, signing: PolicyFile, name: str
 ) -> None:

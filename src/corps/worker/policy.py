@@ -36,9 +36,35 @@ CODE_PREFIXES = (
     *("R_HOME", "R_LIBS", "R_PROFILE", "R_ENVIRON"),
 )
 CODE_NAMES = frozenset(
-    "PATH HOME SHELL IFS ENV BASH_ENV BASHOPTS SHELLOPTS PS4 PROMPT_COMMAND ZDOTDIR FPATH CDPATH "
-    "EDITOR VISUAL PAGER LESSOPEN LESSCLOSE BROWSER CLASSPATH "
-    "GCONV_PATH GETCONF_DIR GLIBC_TUNABLES LOCPATH NLSPATH TERMINFO MAGIC".split()
+    [
+        "PATH",
+        "HOME",
+        "SHELL",
+        "IFS",
+        "ENV",
+        "BASH_ENV",
+        "BASHOPTS",
+        "SHELLOPTS",
+        "PS4",
+        "PROMPT_COMMAND",
+        "ZDOTDIR",
+        "FPATH",
+        "CDPATH",
+        "EDITOR",
+        "VISUAL",
+        "PAGER",
+        "LESSOPEN",
+        "LESSCLOSE",
+        "BROWSER",
+        "CLASSPATH",
+        "GCONV_PATH",
+        "GETCONF_DIR",
+        "GLIBC_TUNABLES",
+        "LOCPATH",
+        "NLSPATH",
+        "TERMINFO",
+        "MAGIC",
+    ]
 )
 
 

@@ -105,13 +105,24 @@ def trim_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class _OneLine(logging.Formatter):
+    """What strangers say is told in errors, decoders repeat it: it begins no line of its own, and
+    does nothing to the terminal that shows it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
+        return text if text.isprintable() else "".join(map(_spell, text))
+
+
+def _spell(one: str) -> str:
+    return one if one.isprintable() else one.encode("unicode_escape").decode("ascii")
+
+
 def start_log() -> None:
     """Lines on stderr: time, level, what."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def unix_listener(path: Path) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import blake3
@@ -155,6 +156,23 @@ def test_a_master_that_ends_ends_its_uploads(case: Case) -> None:
             made.client.shutdown(())
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 assert channel.receive() is None
+    finally:
+        made.end()
+
+
+def test_who_is_turned_away_holds_no_thread(tmp_path: Path) -> None:
+    """Else a handful without a token, who go on to say something, would hold them all."""
+    made = Cluster(tmp_path)
+    try:
+        made.start_master(*HTTPS)
+        other, threads = Case(made, Remote(made)), Path(f"/proc/{made.pid('master')}/task")
+        add_person(made, "hans", Role.VIEWER)  # the store has its thread from now on
+        before = {thread.name for thread in threads.iterdir()}
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                opened = other.opened(opening(format_token(a_token())))
+                assert isinstance(stack.enter_context(opened).receive(), Trouble)
+            assert {thread.name for thread in threads.iterdir()} == before
     finally:
         made.end()
 

@@ -21,13 +21,19 @@ from corps.model.access import Caller, check_may
 from corps.model.trust import Permission
 from corps.net import front
 from corps.net.bulk import serve_bulk
-from corps.net.channel import Channel
-from corps.net.handshake import receive_exactly, shake_hands
+from corps.net.handshake import readable, receive_exactly, shake_hands
 from corps.net.intake import Intake
 from corps.wire.bulk import Authorize, Trouble
-from corps.wire.codec import BULK_PREFACE, HEADER, decode_payload, frame_length
+from corps.wire.codec import (
+    BULK_PREFACE,
+    HEADER,
+    decode_payload,
+    encode_frame,
+    frame_length,
+)
 
 OPENING_S = 10.0
+GOODBYE_S, GOODBYE_BYTES = 1.0, 64 << 10
 LOOK_S = 0.5
 UPLOADS_MAX = 32
 AUTHORIZE_MAX_BYTES = 1_000
@@ -81,8 +87,7 @@ class Uploads:
             if isinstance(error, Denied):
                 who = error.who if isinstance(error, Unauthenticated) else caller.name
                 self._people.denied(who, source, "upload", error.message)
-            trouble = Trouble(code=error.code, message=error.message)
-            await asyncio.to_thread(Channel[None](sock, None).hang_up, trouble)
+            await _turn_away(sock, Trouble(code=error.code, message=error.message))
             return
         sock.setblocking(True)
         thread = threading.Thread(target=self._run, args=(sock,), name="upload", daemon=True)
@@ -122,6 +127,19 @@ async def _receive_token(sock: ssl.SSLSocket) -> str:
     header = bytearray(await receive_exactly(sock, HEADER.size))
     length = frame_length(header, 0, AUTHORIZE_MAX_BYTES)
     return decode_payload(_DECODER, memoryview(await receive_exactly(sock, length))).token
+
+
+async def _turn_away(sock: ssl.SSLSocket, trouble: Trouble) -> None:
+    """As Channel.hang_up, but in no thread: whoever has no token would hold it as long as it goes
+    on to say something."""
+    with contextlib.suppress(OSError), sock:
+        sock.send(encode_frame(trouble))
+        sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(GOODBYE_S):
+            while True:
+                await readable(sock)
+                if not sock.recv(GOODBYE_BYTES):
+                    return
 
 
 def _cut(sock: ssl.SSLSocket) -> None:

@@ -30,7 +30,8 @@ _log = logging.getLogger("corps.net")
 class Listener:
     """Accepts on `listening`; the preface that a connection opens with says who serves it.
 
-    `secure` makes another socket of one that was accepted, or raises OSError or CorpsError.
+    `secure` makes another socket of one that was accepted, or raises OSError or CorpsError. Who is
+    not done with that is a stranger: where there is no thread left the one that came first goes.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Listener:
         self._listening, self._serves, self._secure = listening, serves, secure
         self._lock = threading.Lock()
         self._serving: dict[threading.Thread, socket.socket] = {}
+        self._strangers: dict[threading.Thread, socket.socket] = {}  # the oldest first
         self._wake_r, self._wake_w = os.pipe()
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
         self._acceptor.start()
@@ -54,7 +56,7 @@ class Listener:
         self._acceptor.join()
         with self._lock:
             serving = dict(self._serving)
-            for sock in serving.values():
+            for sock in (*serving.values(), *self._strangers.values()):
                 cut(sock)
         for thread in serving:
             thread.join()
@@ -82,7 +84,7 @@ class Listener:
     def _start(self, sock: socket.socket) -> None:
         thread = threading.Thread(target=self._serve, args=(sock,), name="serve", daemon=True)
         with self._lock:
-            if len(self._serving) < THREADS_MAX:
+            if len(self._serving) < THREADS_MAX or self._makes_place():
                 self._serving[thread] = sock
                 with contextlib.suppress(RuntimeError):  # no thread to be had
                     thread.start()
@@ -104,11 +106,25 @@ class Listener:
                 del self._serving[threading.current_thread()]
             sock.close()
 
+    def _makes_place(self) -> bool:
+        """A handshake may drip for ever. The thread that was cut ends as soon as it sees that."""
+        oldest = next(iter(self._strangers), None)
+        if oldest is not None:
+            cut(self._strangers.pop(oldest))
+        return oldest is not None
+
     def _secured(self, sock: socket.socket, secure: Secure) -> socket.socket:
+        thread = threading.current_thread()
         sock.settimeout(PREFACE_S)
-        sock = secure(sock)
-        with self._lock:
-            self._serving[threading.current_thread()] = sock
+        with sock.dup() as handle:  # TLS takes the socket away from whoever has it
+            with self._lock:
+                self._strangers[thread] = handle
+            try:
+                sock = secure(sock)
+            finally:
+                with self._lock:
+                    self._strangers.pop(thread, None)
+                    self._serving[thread] = sock
         return sock
 
 

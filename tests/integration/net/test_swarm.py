@@ -18,6 +18,7 @@ from corps.model.artifact import Transfer
 from corps.model.pieces import PIECE_BYTES
 from corps.net.address import parse_address
 from corps.net.bulk_client import Dial
+from corps.net.listener import THREADS_MAX
 from corps.net.swarm import share_of
 from corps.net.swarm_client import SwarmClient
 from corps.store.blobs import BlobStore
@@ -439,3 +440,32 @@ def test_few_fetch_the_difference_from_the_master_many_all_of_it_from_each_other
     is_swarm = workers >= ALIKE_WORKERS_MIN
     assert (report.bytes_from_peers > 0) is is_swarm
     assert (report.bytes_sent < len(changed) / 10) is not is_swarm
+
+
+def test_handshakes_that_do_not_end_shut_no_peer_out(
+    holder: Machine, new_machine: NewMachine, digest: str, told: list[Member], store: BlobStore
+) -> None:
+    """Nor do they keep a worker from ending: a byte comes before each deadline."""
+    peer, over = new_machine("peer"), threading.Event()
+    with contextlib.ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection(parse_address(told[0].address)))
+            for _ in range(2 * THREADS_MAX)
+        ]
+
+        def drip() -> None:
+            said = bytes.fromhex("1603010200") + bytes(400)
+            for at in range(len(said)):
+                for sock in crowd:
+                    with contextlib.suppress(OSError):  # cut
+                        sock.send(said[at : at + 1])
+                if over.wait(1.0):
+                    return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        stack.callback(dripping.join)
+        stack.callback(over.set)
+        have, _ = ask(peer, told[0], digest, store)
+        assert have
+        holder.close()

@@ -13,6 +13,7 @@ import pytest
 
 from corps.client import Client
 from corps.model.token import TokenKind, base32, parse_token
+from corps.model.trust import CaStage
 from corps.net.endpoint import TOKEN_VARIABLE
 from tests.support.cluster import Cluster
 from tests.support.compiled import compile_c
@@ -197,3 +198,34 @@ def test_no_daemon_gets_the_token_of_who_started_it(tmp_path: Path) -> None:
     finally:
         made.corps("down")
     assert not made.processes()
+
+
+def test_a_login_outlives_the_ca_that_it_began_with(tmp_path: Path) -> None:
+    """A command while both are trusted is enough; who stayed away needs a new token."""
+    with serving(tmp_path / "cluster") as made:
+        ann, bob = Person(tmp_path / "ann"), Person(tmp_path / "bob")
+        server = f"https://{api_of(made)}"
+        for person in (ann, bob):
+            made.corps("user", "add", person.home.name, "--role", "viewer")
+            token = made.corps("user", "token", person.home.name).stdout
+            person.corps("login", server, "--token-file", "-", "--context", "prod", pasted=token)
+        line = made.corps("token", "create", "--name", "w7").stdout.split()
+        away = ["--dir", str(tmp_path / "w7"), *line[1:], "--no-run"]
+        ann.corps(*away)
+        assert "rotate" in made.corps("ca", "rotate", check=False).stderr, "nobody could be asked"
+        made.corps("ca", "rotate", "-y")
+        until(lambda: made.client.ca().stage is CaStage.SPREADING)
+        assert "w7" in made.corps("ca", "status").stdout
+        kept = ann.home / ".config" / "corps" / "contexts" / "prod.json"
+        os.utime(kept, (0, 0))
+        ann.corps("whoami")
+        made.corps("worker", "revoke", "w7")
+        until(lambda: made.client.ca().stage is CaStage.STEADY)
+        assert "ann" in ann.corps("whoami").stdout
+        done = bob.corps("whoami", status=6)
+        assert "is not the master that was logged in to" in done.stderr
+        done = bob.corps("login", server, "--token-file", "-", pasted=token, status=6)
+        assert "a CA that was rotated since: then a new token" in done.stderr
+        token = made.corps("user", "token", "bob").stdout
+        bob.corps("login", server, "--token-file", "-", "--context", "prod", pasted=token)
+        assert "bob" in bob.corps("whoami").stdout

@@ -33,6 +33,7 @@ from corps.wire.swarm import SwarmRequest
 
 BULK_THREADS_MAX = 32
 SWARM_THREADS_MAX = 256
+SHARE_MAX = 0.5  # of these, for one worker: whoever takes one over leaves room for the others
 ASK_S = 10.0
 GRANTED_S = 1.0
 WATCH_S = 0.5
@@ -50,7 +51,7 @@ class Library:
         self._shelf = Shelf(blobs)
         self._lock = threading.Lock()
         self._files: dict[Digest, frozenset[Digest]] = {}
-        self._readers: dict[socket.socket, Identity] = {}
+        self._readers: dict[socket.socket, tuple[bytes, Identity]] = {}
         self._serves = {BULK_PREFACE: self._serve_bulk, SWARM_PREFACE: self._serve_swarm}
         self._slots = {
             BULK_PREFACE: threading.BoundedSemaphore(BULK_THREADS_MAX),
@@ -60,15 +61,21 @@ class Library:
     def serve(self, preface: bytes, sock: socket.socket, identity: Identity | None) -> None:
         """In a thread, until it ends. `identity` None: this machine's own, who may read all."""
         slots = self._slots.get(preface)
+        most = SHARE_MAX * (BULK_THREADS_MAX if preface == BULK_PREFACE else SWARM_THREADS_MAX)
         refusal = None if identity is None else self._judge(identity, None)
         if slots is None:
             _hang_up(sock, ProtocolError(f"it said {preface!r}"))
         elif refusal is not None:
             _hang_up(sock, Denied(refusal))
+        elif identity is not None and self._count(preface, identity) >= most:
+            _hang_up(sock, Unavailable(f"{most:g} connections of this worker fetch; wait for one"))
         elif not slots.acquire(blocking=False):
             _hang_up(sock, Unavailable("as many workers fetch as may; repeat in a moment"))
         else:
             sock.setblocking(True)
+            if identity is not None:
+                with self._lock:
+                    self._readers[sock] = (preface, identity)
             run = functools.partial(self._run, preface, sock, identity)
             threading.Thread(target=run, name="library", daemon=True).start()
 
@@ -78,7 +85,7 @@ class Library:
             await asyncio.sleep(WATCH_S)
             with self._lock:
                 readers = list(self._readers.items())
-            for sock, identity in readers:
+            for sock, (_, identity) in readers:
                 if self._judge(identity, None) is not None:
                     cut(sock)
 
@@ -113,11 +120,13 @@ class Library:
                 del self._files[next(iter(self._files))]
         return digest in files
 
+    def _count(self, preface: bytes, identity: Identity) -> int:
+        with self._lock:
+            kept = list(self._readers.values())
+        return sum(one == preface and who.worker == identity.worker for one, who in kept)
+
     def _run(self, preface: bytes, sock: socket.socket, identity: Identity | None) -> None:
         try:
-            with self._lock:
-                if identity is not None:
-                    self._readers[sock] = identity
             reader = None if identity is None else Reader(self, identity)
             self._serves[preface](sock, reader)
         finally:

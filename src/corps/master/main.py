@@ -201,9 +201,14 @@ def _announce(settings: Settings, door: Door, api_address: str | None) -> None:
     _log.info("operators: unix://%s", settings.api_socket)
     if api_address is not None:
         _log.info("operators elsewhere: https://%s, with a token ('corps user')", api_address)
+        _warn_of_everywhere("operators", api_address)
     if door.is_local:
         _log.info("workers of this machine: corps worker --master %s", door.address)
         return
     _log.info("workers, by a token ('corps token create'): %s", door.address)
-    if ipaddress.ip_address(door.address.rpartition(":")[0].strip("[]")).is_unspecified:
-        _log.warning("the port of the workers can be reached on every address of this machine")
+    _warn_of_everywhere("workers", door.address)
+
+
+def _warn_of_everywhere(whose: str, address: str) -> None:
+    if ipaddress.ip_address(parse_address(address)[0].partition("%")[0]).is_unspecified:
+        _log.warning("the port of the %s can be reached on every address of this machine", whose)

@@ -6,7 +6,9 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,13 +22,14 @@ import pytest
 
 from corps.core import methods
 from corps.core.methods import Need
+from corps.master.library import BULK_THREADS_MAX, SHARE_MAX
 from corps.model.name import Digest
 from corps.trust.contexts import Purpose
 from corps.wire import bulk, swarm, worker
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, SWARM_PREFACE, encode_frame
 from tests.attack.shapes import sample
 from tests.support.build import a_hello
-from tests.support.callers import call, types
+from tests.support.callers import call, parse, types
 from tests.support.cluster import Cluster
 from tests.support.tls import TestCa, credentials_of, enroll
 from tests.support.waiting import until
@@ -73,6 +76,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
                 "unknown": unknown.client_context,
                 "a former key": lambda: former,
                 "good": credentials_of(made.settings, "good").client_context,
+                "w1": credentials_of(made.settings, "w1").client_context,
             },
             an_artifact(made, directory, "own", "good"),
             an_artifact(made, directory, "foreign", "w1"),
@@ -209,6 +213,30 @@ def test_a_blob_is_given_as_part_of_an_artifact_only(case: Case) -> None:
     ):
         (trouble,) = ask(digest, artifact)
         assert trouble["code"] == "denied", trouble
+
+
+def test_one_worker_leaves_room_for_the_others(case: Case) -> None:
+    """Whoever has its key opens as many connections as it can, and says nothing more on them."""
+    with contextlib.ExitStack() as stack:
+        held = []
+        for _ in range(int(BULK_THREADS_MAX * SHARE_MAX)):
+            sock = stack.enter_context(socket.create_connection(parse(case.cluster.address), 20))
+            context = case.contexts["good"]()
+            held.append(
+                stack.enter_context(context.wrap_socket(sock, server_hostname=Purpose.BULK.value))
+            )
+            held[-1].sendall(BULK_PREFACE)
+        want = bulk.Want(digest=case.assigned, artifact=case.assigned)
+        said = BULK_PREFACE + encode_frame(want)
+        until(lambda: "wait for one" in everything(_ask(case, "good", said)), 20.0)
+        other = bulk.Want(digest=case.other, artifact=case.other)
+        answers = _ask(case, "w1", BULK_PREFACE + encode_frame(other))
+        assert types(answers)[0].startswith("sending")
+    until(lambda: types(_ask(case, "good", said))[0].startswith("sending"), 20.0)
+
+
+def _ask(case: Case, who: str, said: bytes) -> list[dict[str, Any]]:
+    return call(case.cluster.address, Purpose.BULK, case.contexts[who](), said)
 
 
 @pytest.mark.parametrize("name", ["w1", "w9", "revoked"])

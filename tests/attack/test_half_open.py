@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from corps.model.trust import Role
 from corps.wire.codec import BULK_PREFACE, CONTROL_PREFACE, HEADER, SWARM_PREFACE
 from tests.support.cluster import Cluster
 from tests.support.compiled import EXIT_3, compile_c
+from tests.support.people import HTTPS, Remote, add_person
 from tests.support.waiting import until
 
 COUNT = 1_000
@@ -105,6 +107,23 @@ def test_a_crowd_that_asks_for_nothing_costs_no_worker_a_beat(attacked: Cluster)
         dead = attacked.wait_dead(attacked.launch_one("true", on="w2").id)
         assert dead.death is not None and dead.death.message == "exited 0"
     assert harmed(attacked, before) == []
+
+
+def test_a_crowd_at_the_https_port_shuts_no_person_out(tmp_path: Path) -> None:
+    """Each has been told hello, as anybody is, keeps its connection, and has nine friends."""
+    with contextlib.ExitStack() as closing:
+        alone = Cluster(tmp_path)
+        closing.callback(alone.end)
+        alone.start_master(*HTTPS)
+        remote, token = Remote(alone), add_person(alone, "ann", Role.VIEWER)
+        for number in range(COUNT):
+            sock = remote.connect(source=f"127.0.0.{2 + number % 10}")
+            closing.callback(sock.close)
+            sock.sendall(b"GET /v1/hello HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert sock.recv(1) == b"H"
+        for source in ("127.0.0.99", "127.0.0.2"):
+            with remote.bearer(token, source) as ann:
+                assert ann.ask("GET", "/v1/status")[0] == 200
 
 
 def dial(attacked: Cluster) -> socket.socket:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import io
 import json
+import select
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from corps.model.trust import Role
 from corps.net.unix_http import connect_unix
 from tests.support.cluster import Cluster
 from tests.support.people import HTTPS, Remote, add_person
+from tests.support.waiting import until
 
 PORTS = ("unix", "https")
 LINE = "GET /v1/status HTTP/1.1"
@@ -261,11 +263,15 @@ def test_plain_text_to_the_port_gets_an_alert_of_tls(case: Case) -> None:
 
 
 def test_one_source_takes_no_more_than_its_share(case: Case) -> None:
+    """Its oldest idle ones make place for its newest."""
     crowd: list[socket.socket] = []
+    poll = select.poll()
     try:
-        with pytest.raises(OSError):  # whatever TLS makes of it
-            crowd.extend(case.remote.connect(source="127.0.0.2") for _ in range(200))
-        assert len(crowd) == 100
+        for _ in range(200):
+            crowd.append(case.remote.connect(source="127.0.0.2"))
+            poll.register(crowd[-1], select.POLLRDHUP)
+        until(lambda: len(poll.poll(0)) >= 100)
+        assert {fd for fd, _ in poll.poll(0)} == {sock.fileno() for sock in crowd[:100]}
         with case.remote.connect(source="127.0.0.3") as other:
             other.sendall(case.head(LINE, "Connection: close"))
             assert _rest(other).split()[1] == b"200"

@@ -171,6 +171,7 @@ def test_roles_are_what_the_design_says(case: Case) -> None:
         ("operator", "POST", "/v1/commands", kill),
         ("deployer", "POST", "/v1/commands", delete),
         ("deployer", "POST", "/v1/plan", b"[]"),
+        ("deployer", "POST", "/v1/check", b"[]"),
         ("admin", "GET", "/v1/users", None),
         ("admin", "POST", "/v1/shutdown", b"[]"),
     ):

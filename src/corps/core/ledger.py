@@ -133,10 +133,11 @@ class Ledger:
 
     def witness(self, deed: Deed, *, is_free: bool = False) -> None:
         """As `audit`, but no more than so many from one source of what costs it nothing: denials,
-        failures, and whatever else `is_free`."""
+        failures, refusals, and whatever else `is_free`."""
         self.tell_left_out()
-        is_free = is_free or deed.outcome in (Outcome.DENIED, Outcome.FAILED)
-        source = deed.source.rpartition(":")[0] or deed.source or deed.who  # whatever its port
+        is_free = is_free or deed.outcome in (Outcome.DENIED, Outcome.FAILED, Outcome.REFUSED)
+        source = deed.source.partition(", pid")[0]  # whatever its process, or its port
+        source = source.rpartition(":")[0] or source or deed.who
         if not is_free or self._throttle.admits(source, self.now):
             self.audit(deed)
 
@@ -156,7 +157,7 @@ class Ledger:
 
     def tell_left_out(self) -> None:
         for source, count in self._throttle.left_out(self.now).items():
-            text = f"{count} more denials, failures or renewals within {WINDOW_S:g} s"
+            text = f"{count} more denials, failures, refusals or renewals in {WINDOW_S:g} s"
             self.audit(
                 Deed(who=NOBODY, act="left-out", outcome=Outcome.DENIED, source=source, detail=text)
             )

@@ -220,7 +220,7 @@ class Orders:
             self._finish(record)
 
     def _refuse(self, event: Commanded, failure: Failure) -> None:
-        self._ledger.audit(deeds.refused(event, failure))
+        self._ledger.witness(deeds.refused(event, failure))
         self._ledger.reply(event.id, event.body, failure)
 
     def _await(self, record: CommandRecord, *, is_resumed: bool = False) -> None:

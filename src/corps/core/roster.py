@@ -26,6 +26,7 @@ from corps.core.lineage import (
 from corps.core.liveness import Hearing
 from corps.core.observe import Observer
 from corps.core.orders import Orders
+from corps.core.places import OF_ONE_MAX, Places
 from corps.core.rivals import Rivals
 from corps.core.session import Phase, Session
 from corps.core.skew import SKEW_S, ahead_s
@@ -70,6 +71,7 @@ class Roster:
         self._admission = Admission(ledger, accepts_rollback=accepts_rollback)
         self._sessions: dict[int, Session] = {}
         self._strangers: dict[int, float] = {}  # sessions that must join soon, oldest first
+        self._places = Places()
         self._newest: dict[WorkerName, int] = {}  # the last session that joined, open or not
         self._rivals = Rivals(ledger, self._sessions, self._hearing, self.shut, self._suspect)
         self.installed: dict[WorkerName, dict[Digest, None]] = {}
@@ -96,6 +98,11 @@ class Roster:
             self._witness(session, "", refusal.message)
             self._ledger.send(id, refusal)
             self.shut(session, refusal.message)
+            return
+        name = "" if identity is None else identity.worker or ""
+        oldest = self._places.take(session, self._ledger.session_of.get(name))
+        if oldest is not None:
+            self.shut(self._sessions[oldest], f"{name} has {OF_ONE_MAX} connections")
 
     def expel(self) -> None:
         """Cut those whose certificate is worth nothing any more: revoked, or expired."""
@@ -109,7 +116,10 @@ class Roster:
         """Seen at once: no new work; two beats of silence decide whether it is lost."""
         session = self._sessions.pop(id, None)
         self._strangers.pop(id, None)
-        if session is None or session.worker is None:
+        if session is None:
+            return
+        self._places.leave(session)
+        if session.worker is None:
             return
         self._rivals.closed(session)
         if self._ledger.session_of.get(session.worker) == id:

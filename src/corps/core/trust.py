@@ -103,7 +103,8 @@ def _revoke_token(ledger: Ledger, command: RevokeToken) -> None:
 
 
 def _revoke_worker(ledger: Ledger, command: RevokeWorker, by: str) -> None:
-    """Its connection, if there is one, is cut in the same step."""
+    """Its connection, if there is one, is cut in the same step. Whoever has its key knows the
+    tokens by which it came, too, and would be back by what is left of them."""
     members = ledger.cluster.roll.members
     member = members.get(command.worker)
     if member is None:
@@ -112,7 +113,16 @@ def _revoke_worker(ledger: Ledger, command: RevokeWorker, by: str) -> None:
             f"no worker {command.worker[:80]!r} has a certificate{near}", worker=command.worker
         )
     ledger.save(msgspec.structs.replace(member, revoked_at=ledger.now, revoked_by=by))
-    ledger.happened("revoked", command.worker, f"its certificate, by {by}", command.worker)
+    known = [
+        token
+        for token in ledger.cluster.roll.join_tokens.values()
+        if token.id == member.token or member.worker in token.joined
+    ]
+    for token in known:
+        ledger.drop(token)
+    more = f", and the tokens by which it came: {' '.join(token.id for token in known)}"
+    text = f"its certificate, by {by}{more if known else ''}"
+    ledger.happened("revoked", command.worker, text, command.worker)
 
 
 def _set_user(ledger: Ledger, command: SetUser, by: str) -> None:

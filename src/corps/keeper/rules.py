@@ -17,6 +17,7 @@ from corps.keeper import users
 from corps.keeper.users import Json
 
 POLICY_MAX_BYTES = 1 << 20
+NOGROUP = 65_534
 DEPTH_MAX = 200  # of directories in each other that are cleared
 DEFAULTS: Json = {"allow_users": None, "allow_groups": [], "min_uid": 1_000, "default_user": None}
 DEFAULTS |= {"allow_root": False, "allow_new_privileges": False}
@@ -71,7 +72,7 @@ class Rules:
         owner = os.fstat(fd)
         if reason := self._denied(owner.st_uid, self._read()):
             raise PermissionError(reason)
-        group = owner.st_gid if owner.st_gid in _groups(owner.st_uid) else owner.st_uid
+        group = owner.st_gid if owner.st_gid in _groups(owner.st_uid) else NOGROUP
         identity = {"uid": owner.st_uid, "gid": group, "groups": [group]}
         users.become(identity | {"new_privileges": False})
         os.fchdir(fd)
@@ -147,12 +148,21 @@ def _name(uid: int) -> str:
 
 
 def _groups(uid: int) -> set[int]:
-    """Those the machine has it in; one it does not know is alone in its own."""
+    """Those the machine has it in; one it does not know is alone in its own, unless that is
+    a group of others."""
     try:
         known = pwd.getpwuid(uid)
     except KeyError:
-        return {uid}
+        return set() if _is_group(uid) else {uid}
     return set(os.getgrouplist(known.pw_name, known.pw_gid))
+
+
+def _is_group(gid: int) -> bool:
+    try:
+        grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return True
 
 
 def _number(group: str) -> int:

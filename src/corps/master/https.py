@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 
 import uvicorn
@@ -32,9 +33,11 @@ class HttpsProtocol(LimitedProtocol):
 
     limits = Limits(idle_s=300.0, url_bytes=64 << 10)
     source = ""
+    since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
+        self.since = self.loop.time()
         if self.client is not None:
             self.source = source_of(self.client[0])
 
@@ -71,12 +74,7 @@ class HttpsPort:
 
     async def _serve(self, caller: Caller) -> None:
         tune(caller.sock, SILENCE_S)
-        source = source_of(caller.sock.getpeername()[0])
-        theirs = [one for one in self._state.connections if isinstance(one, HttpsProtocol)]
-        of_one = sum(one.source == source for one in theirs)
-        if len(theirs) >= CONNECTIONS_MAX or of_one >= CONNECTIONS_OF_ONE_MAX:
-            self.refused(source, f"{of_one} connections, of {len(theirs)} in all")
-            raise ConnectionRefusedError("too many connections")
+        self._make_place(source_of(caller.sock.getpeername()[0]))
         await self._loop.connect_accepted_socket(
             lambda: HttpsProtocol(self._config, self._state, {}),
             caller.sock,
@@ -84,3 +82,20 @@ class HttpsPort:
             ssl_handshake_timeout=HANDSHAKE_S,
             ssl_shutdown_timeout=GOODBYE_S,
         )
+
+    def _make_place(self, source: str) -> None:
+        """As at the front door: who has the most loses the oldest, of those for which nothing is
+        under way. Raise ConnectionRefusedError when there is none."""
+        theirs = [one for one in self._state.connections if isinstance(one, HttpsProtocol)]
+        counts = Counter(one.source for one in theirs)
+        if counts[source] >= CONNECTIONS_OF_ONE_MAX:
+            theirs = [one for one in theirs if one.source == source]
+        elif len(theirs) < CONNECTIONS_MAX:
+            return
+        self.refused(source, f"{counts[source]} connections, of {counts.total()} in all")
+        idle = [one for one in theirs if one.is_idle]
+        if not idle:
+            raise ConnectionRefusedError("too many connections")
+        loser = min(idle, key=lambda one: (-counts[one.source], one.since))
+        self._state.connections.discard(loser)  # now: it ends in a turn of its own
+        loser.transport.abort()

@@ -55,7 +55,6 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     ("GET", "/v1/whoami"): Access.ANYBODY,
     ("GET", SCHEMA): Access.ANYBODY,
     ("POST", "/v1/commands"): Access.COMMAND,
-    ("POST", "/v1/check"): Permission.READ,
     ("GET", "/v1/status"): Permission.READ,
     ("GET", "/v1/workers"): Permission.READ,
     ("GET", "/v1/instances"): Permission.READ,
@@ -76,6 +75,8 @@ ROUTES: dict[tuple[str, str], Permission | Access] = {
     # these two read every byte of what they are asked about, on every machine
     ("GET", "/v1/artifacts/drift"): Permission.DEPLOY,
     ("POST", "/v1/plan"): Permission.DEPLOY,
+    # and this one looks for whatever paths it is given, with the rights of each worker
+    ("POST", "/v1/check"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/quarantine"): Permission.DEPLOY,
     ("POST", "/v1/artifacts/orphans"): Permission.DEPLOY,
     ("GET", "/v1/secrets"): Permission.SECRETS,

@@ -116,7 +116,8 @@ class RevokeToken(TrustCommand, frozen=True, kw_only=True):
 
 
 class RevokeWorker(TrustCommand, frozen=True, kw_only=True):
-    """Its certificate is worth nothing from now on; it may join again by a new token."""
+    """Its certificate is worth nothing from now on, nor are the tokens by which it came; it may
+    join again by a new one."""
 
     worker: WorkerName
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -45,10 +48,23 @@ class Elf(msgspec.Struct, frozen=True, kw_only=True):
     has_default_path: bool = True
 
 
+def open_file(path: str | Path) -> BinaryIO:
+    """A regular file, to read. Raise OSError for all else, which is not touched: whoever names a
+    path may name a pipe that nobody writes to, or a device that does something when it is opened.
+    """
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return open(f"/proc/self/fd/{found}", "rb")
+    finally:
+        os.close(found)
+
+
 def machine_of(path: str | Path) -> Machine | None:
     """From the first 20 bytes; None when it is no ELF file, or cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(20)
     except OSError:
         return None
@@ -65,7 +81,7 @@ def read_elf(path: str | Path) -> Elf | None:
     if machine is None:
         return None
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _read(image_of(file.fileno(), machine), machine)
     except DAMAGE as error:
         raise damaged(path, error) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from corps.pack.elf import damaged, image_of, machine_of
+from corps.pack.elf import damaged, image_of, machine_of, open_file
 from corps.pack.image import DAMAGE, Image, Tag
 
 ENTRIES_MAX = 65_536
@@ -42,7 +42,7 @@ def _with_image(path: str | Path, read: Callable[[Image], T]) -> T | None:
     if machine is None:
         return None
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return read(image_of(file.fileno(), machine))
     except DAMAGE as error:
         raise damaged(path, error) from error

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from corps.errors import Invalid
 from corps.model.needs import LibraryNeed, Needs
-from corps.pack.elf import machine_of
+from corps.pack.elf import machine_of, open_file
 from corps.pack.loader import read_cache
 from corps.pack.versions import defined_versions
 
@@ -118,7 +118,7 @@ def _versions(path: str, stamp: Stamp) -> frozenset[str]:
 @lru_cache(FILES_KEPT)
 def _glibc(path: str, stamp: Stamp) -> str | None:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             found = _GLIBC.search(file.read(GLIBC_MAX_BYTES))
     except OSError:
         return None

@@ -26,18 +26,46 @@ MEMORY_NAME = "signed.json"
 POLICY_MAX_BYTES = 1 << 20
 # ld.so(8): each of these, and more to come, makes a program load code that is not its own
 LOADER_PREFIX = "LD_"
-# These make an interpreter load code that nobody signed, or choose another interpreter.
+# These make a shell, an interpreter or a library load code that nobody signed, or choose another
+# one. There will be others: sign programs that take no code from their environment.
 CODE_PREFIXES = (
     LOADER_PREFIX,
-    "PYTHON",
-    "PERL5",
-    "RUBY",
-    "JAVA_TOOL_",
-    "JDK_JAVA_",
-    "NODE_",
-    "LUA_",
+    *("BASH_FUNC_", "PYTHON", "PERL", "RUBY", "GEM_", "BUNDLE_", "NODE_", "NPM_", "npm_", "LUA"),
+    *("JAVA_", "_JAVA_", "JDK_", "PHP", "TCL", "GUILE_", "ERL_", "ELIXIR_", "JULIA_", "AWK"),
+    *("DOTNET_", "CORECLR_", "MONO_", "OPENSSL_", "GIT_", "XDG_", "GTK_", "GIO_", "QT_"),
+    *("R_HOME", "R_LIBS", "R_PROFILE", "R_ENVIRON"),
 )
-CODE_NAMES = ("PATH", "BASH_ENV", "ENV", "CLASSPATH", "GCONV_PATH", "GLIBC_TUNABLES")
+CODE_NAMES = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "SHELL",
+        "IFS",
+        "ENV",
+        "BASH_ENV",
+        "BASHOPTS",
+        "SHELLOPTS",
+        "PS4",
+        "PROMPT_COMMAND",
+        "ZDOTDIR",
+        "FPATH",
+        "CDPATH",
+        "EDITOR",
+        "VISUAL",
+        "PAGER",
+        "LESSOPEN",
+        "LESSCLOSE",
+        "BROWSER",
+        "CLASSPATH",
+        "GCONV_PATH",
+        "GETCONF_DIR",
+        "GLIBC_TUNABLES",
+        "LOCPATH",
+        "NLSPATH",
+        "TERMINFO",
+        "MAGIC",
+    ]
+)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

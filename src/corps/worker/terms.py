@@ -83,12 +83,21 @@ def user_of(terms: SpawnTerms) -> User:
 
 
 def groups_of(user: User) -> tuple[int, ...]:
-    """Those that the machine has it in; one it does not know is alone in its own."""
+    """Those that the machine has it in; one it does not know is alone in its own, unless that is
+    a group of others."""
     try:
         known = pwd.getpwuid(user.uid)
     except KeyError:
-        return (user.uid,)
+        return () if _is_group(user.uid) else (user.uid,)
     return tuple(os.getgrouplist(known.pw_name, known.pw_gid))
+
+
+def _is_group(gid: int) -> bool:
+    try:
+        grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return True
 
 
 def group_number(name: str) -> int | None:

@@ -262,3 +262,12 @@ def test_what_cannot_be_looked_at_is_told_and_not_raised(tmp_path: Path) -> None
     check = Check(name="app", digest="1" * 64, blobs=(("2" * 64, 10),))
     (said,) = machine.problems(check, None)
     assert said.startswith("w3 cannot look: ")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe would never answer; to open some devices does something, /dev/watchdog for one."""
+    os.mkfifo(tmp_path / SONAME)
+    (problem,) = unmet(lib(str(tmp_path / SONAME)), HERE)
+    assert f"w3 has no {tmp_path / SONAME}" in problem
+    beside = Here("w3", "app", PATH, library_path=(str(tmp_path),))
+    assert "w3 has no libfoo.so.1" in unmet(lib(SONAME), beside)[0]

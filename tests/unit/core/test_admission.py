@@ -9,6 +9,7 @@ import pytest
 
 from corps.core import events as ev
 from corps.core.admission import LOOK_EVERY_S
+from corps.core.places import OF_ONE_MAX
 from corps.core.records import Event, Record
 from corps.core.roster import JOIN_MAX_S
 from corps.model.identity import Identity
@@ -192,3 +193,18 @@ def test_who_says_nothing_is_cut_with_a_certificate_too() -> None:
     session = master.open(an_identity())
     master.wait(JOIN_MAX_S + 1)
     assert [id for id, _ in master.closed()] == [session]
+
+
+def test_one_that_was_taken_over_has_no_more_than_its_places() -> None:
+    """Neither by silence, nor as ever so many rivals of itself, which nobody else would cut."""
+    master = AMaster([a_member(), a_member("w2")])
+    first = master.join()
+    for number in range(10 * OF_ONE_MAX):
+        rival = master.open(an_identity())
+        hello = a_hello(process_id=f"process-{number}")
+        master.hear(rival, hello, wire.Inventory(reports=(), artifacts=(), is_last=True))
+    cut = {id for id, _ in master.closed()}
+    assert len(cut) == 9 * OF_ONE_MAX + 1
+    assert not cut & {first, rival}
+    assert master.core.session_of("w1") == first
+    assert master.join("w2") == master.core.session_of("w2")

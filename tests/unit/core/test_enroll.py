@@ -93,6 +93,18 @@ def test_the_same_key_and_token_cost_one_use() -> None:
     assert refused(enroll(master, key="k2"), "already")
 
 
+def test_who_is_revoked_does_not_come_back_by_the_token_it_came_by() -> None:
+    """Whoever has its key has that token, too: neither by another key, nor by another name."""
+    master = with_token(uses=3)
+    assert isinstance(enroll(master), Ruled)
+    master.order(RevokeWorker(worker="w1"))
+    assert refused(enroll(master, key="k2"), "unknown or revoked")
+    assert refused(enroll(master, "w2", "k2"), "unknown or revoked")
+    master.order(CreateToken(id="bbbbbbbb", secret_hash="0" * 64))
+    again = ev.Enroll("enroll-2", "bbbbbbbb", "w1", "k3", "1", master.now + DAY_S, "10.0.0.9:1")
+    assert isinstance(answer(master.step(again)), Ruled)
+
+
 def test_tokens_that_expired_long_ago_are_forgotten() -> None:
     master = with_token(ttl_s=10.0)
     master.now += 8 * DAY_S

@@ -184,6 +184,18 @@ def test_many_who_knock_fill_no_trail_either() -> None:
     assert sum(int(text.partition(" ")[0]) for text in left_out) == 20_000 - OF_ALL_MAX
 
 
+def test_who_asks_for_what_is_refused_pushes_nothing_out_of_the_trail() -> None:
+    """Whoever may stop one app could else have everything forgotten, within minutes."""
+    master = AMaster()
+    for number in range(10 * OF_ONE_MAX):
+        kill, source = Kill(targets=("web.9",)), f"uid 1000, pid {number}"
+        master.step(ev.Commanded(f"order-{number}", "", kill, "ann", None, source))
+    assert len(trail(master.said)) == 1 + OF_ONE_MAX
+    (entry,) = trail(master.wait(WINDOW_S + 1))
+    assert entry.deed.source == "uid 1000"
+    assert entry.deed.detail.startswith(f"{9 * OF_ONE_MAX} more")
+
+
 def test_what_was_allowed_is_always_written() -> None:
     master = AMaster()
     for _ in range(10 * OF_ONE_MAX):

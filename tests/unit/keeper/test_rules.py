@@ -39,6 +39,7 @@ POLICIES = (
 USERS = (
     *("root", "bin", "games", "nobody", "65534", "3000000", "0:0"),
     *("games:video", "nobody:root", "3000000:44", "games:games", "3000000:root"),
+    *("44", "44:44"),  # no user has this number, and the group video has it
 )
 
 

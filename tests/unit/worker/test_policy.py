@@ -86,6 +86,8 @@ def test_groups_that_are_not_its_own_are_denied_unless_named(tmp_path: Path) -> 
     with pytest.raises(Denied, match=r"group 0 for user '3000000' .*allow_groups"):
         said(tmp_path, "").hold(spawn_terms(Terms(user="3000000:root")), launch(), NOW)
     assert said(tmp_path, 'allow_groups = ["video"]').hold(video, launch(), NOW) == video
+    with pytest.raises(Denied, match=r"group 44 for user '44' .*allow_groups"):
+        said(tmp_path, "min_uid = 5").hold(spawn_terms(Terms(user="44")), launch(), NOW)
     own = spawn_terms(Terms(user="3000000"))
     assert said(tmp_path, "").hold(own, launch(), NOW) == own
 
@@ -248,7 +250,15 @@ def test_a_key_that_others_can_read_signs_nothing(tmp_path: Path) -> None:
         signed(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "BASH_ENV", "NODE_OPTIONS", "LD_AUDIT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PATH", "PYTHONPATH", "BASH_ENV", "NODE_OPTIONS", "LD_AUDIT"),
+        "BASH_FUNC_ls%%",  # a function in place of the program of that name
+        "HOME",  # Python's user site is below it, and what shells read first
+        *("PERLLIB", "_JAVA_OPTIONS", "PS4", "SHELLOPTS", "ZDOTDIR", "OPENSSL_CONF", "RUBYOPT"),
+    ],
+)
 def test_what_is_signed_gets_no_code_from_its_environment(
     tmp_path: Path, signing: PolicyFile, name: str
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from corps.client import Client
 from corps.model.token import TokenKind, base32, parse_token
+from corps.model.trust import CaStage
 from corps.net.endpoint import TOKEN_VARIABLE
 from tests.support.cluster import Cluster
 from tests.support.compiled import compile_c
@@ -215,3 +216,30 @@ def test_a_rotation_of_the_ca_locks_no_person_out(tmp_path: Path) -> None:
             assert "ann" in person.corps("whoami").stdout
             with Client(url, token=token.strip()) as script:
                 assert script.whoami().name == "ann"
+
+
+def test_a_login_outlives_the_ca_that_it_began_with(tmp_path: Path) -> None:
+    """With a command while both are trusted, and without."""
+    with serving(tmp_path / "cluster") as made:
+        ann, bob = Person(tmp_path / "ann"), Person(tmp_path / "bob")
+        server = f"https://{api_of(made)}"
+        for person in (ann, bob):
+            made.corps("user", "add", person.home.name, "--role", "viewer")
+            token = made.corps("user", "token", person.home.name).stdout
+            person.corps("login", server, "--token-file", "-", "--context", "prod", pasted=token)
+        line = made.corps("token", "create", "--name", "w7").stdout.split()
+        away = ["--dir", str(tmp_path / "w7"), *line[1:], "--no-run"]
+        ann.corps(*away)
+        assert "rotate" in made.corps("ca", "rotate", check=False).stderr, "nobody could be asked"
+        made.corps("ca", "rotate", "-y")
+        until(lambda: made.client.ca().stage is CaStage.SPREADING)
+        assert "w7" in made.corps("ca", "status").stdout
+        kept = ann.home / ".config" / "corps" / "contexts" / "prod.json"
+        os.utime(kept, (0, 0))
+        ann.corps("whoami")
+        made.corps("worker", "revoke", "w7")
+        until(lambda: made.client.ca().stage is CaStage.STEADY)
+        assert "ann" in ann.corps("whoami").stdout
+        assert "bob" in bob.corps("whoami").stdout
+        bob.corps("login", server, "--token-file", "-", "--context", "again", pasted=token)
+        assert made.client.ca().pin != parse_token(token, TokenKind.PERSON).pin

@@ -40,9 +40,11 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def entries(cluster: Cluster) -> list[TrailEntry]:
-    lines = cluster.client.trail().entries
-    found = [parse_line(line) for line in lines]
-    return [entry for entry in found if entry is not None]
+    """All of them, page by page."""
+    found: list[TrailEntry] = []
+    while lines := cluster.client.trail(found[-1].seq if found else 0).entries:
+        found += [entry for line in lines if (entry := parse_line(line)) is not None]
+    return found
 
 
 def deeds(cluster: Cluster, act: str) -> list[tuple[str, str]]:
@@ -122,7 +124,7 @@ def test_a_trail_holds_whenever_its_master_is_killed(alone: Cluster, tmp_path: P
             try:
                 answered.append(alone.launch_one("true").id)
             except CorpsError:
-                continue  # its master is dead; another one comes
+                over.wait(0.05)  # its master is dead; another one comes
 
     worker = threading.Thread(target=work)
     worker.start()

@@ -21,7 +21,7 @@ from corps.model.identity import parse_uri
 from corps.model.token import Token, format_token
 from corps.net.address import format_address, parse_address
 from corps.net.exchange import Connection, Lost, Patience, Request
-from corps.trust.contexts import Purpose, client_context
+from corps.trust.contexts import Purpose, client_context, stranger_context
 from corps.wire.bulk import Authorize
 from corps.wire.codec import BULK_PREFACE, encode_frame
 
@@ -97,10 +97,7 @@ class _Stranger(msgspec.Struct, frozen=True):
         raise AssertionError("a stranger gets no blobs")
 
     def connect(self) -> socket.socket:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return _connect(self.address, context, self.address[0])
+        return _connect(self.address, stranger_context(), self.address[0])
 
     def connect_bulk(self) -> socket.socket:
         raise AssertionError("a stranger gets no blobs")

@@ -33,8 +33,8 @@ CLUSTER = "c0ffee"
 class JoinPort:
     """Accepts on `address` until closed. `now`: moves the master's clock."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, cluster: str = CLUSTER) -> None:
+        self._directory, self._cluster = directory, cluster
         self._ready = threading.Event()
         self._clock = Clock()
         self.ahead_s = 0.0
@@ -69,7 +69,7 @@ class JoinPort:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         self._directory.mkdir(mode=0o700)
         store = SqliteStore(self._directory / "state.db")
-        meta = Meta(cluster=CLUSTER, epoch=0)
+        meta = Meta(cluster=self._cluster, epoch=0)
         store.commit([Save(meta)])
 
         def now() -> float:
@@ -79,7 +79,7 @@ class JoinPort:
         clock = Clock()
         self._driver = MasterDriver(self._core, store, clock, self._directory)
         self._driver.clock = now  # type: ignore[assignment]  # a clock is a call
-        self.certificates = Certificates(self._directory / "trust", CLUSTER, now)
+        self.certificates = Certificates(self._directory / "trust", self._cluster, now)
         joins = Joins(self._driver, self.certificates)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             listening.setblocking(False)
@@ -100,8 +100,8 @@ class JoinPort:
 
 
 @contextmanager
-def join_port(directory: Path) -> Iterator[JoinPort]:
-    port = JoinPort(directory)
+def join_port(directory: Path, cluster: str = CLUSTER) -> Iterator[JoinPort]:
+    port = JoinPort(directory, cluster)
     try:
         yield port
     finally:

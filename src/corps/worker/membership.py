@@ -8,19 +8,21 @@ Whoever lost the answer asks again with the same key, which costs no second use 
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corps.config import Settings
 from corps.daemon import make_private
-from corps.errors import Invalid, Unavailable
+from corps.errors import Conflict, Invalid, Unavailable
 from corps.model.name import WorkerName, check_name
 from corps.model.token import Token, TokenKind, parse_token
 from corps.net.address import format_address
 from corps.net.join_client import join
 from corps.trust.authority import key_pem, write_private
 from corps.trust.credentials import DIRECTORY, Credentials, read_key
+from corps.trust.names import identity_of
 from corps.worker.facts import default_name, members
 
 JOINING = "joining"
@@ -57,9 +59,22 @@ def _join(
     name = check_name("worker", joined.worker)
     make_private(settings.worker_dir(name))
     credentials = _credentials(settings, name)
+    _check_no_other_cluster(credentials, joined.certificate)
     credentials.save(key, joined.certificate, joined.authorities, token.id)
     waiting.unlink()
     return joined.worker
+
+
+def _check_no_other_cluster(credentials: Credentials, certificate: bytes) -> None:
+    """Raise Conflict. The name may be the master's choice: none takes the key for another's."""
+    if not credentials.are_there:
+        return
+    theirs = identity_of(ssl.PEM_cert_to_DER_cert(certificate.decode("ascii")))
+    if (ours := credentials.identity()).cluster != theirs.cluster:
+        raise Conflict(
+            f"worker {theirs.worker} here is of another cluster, {ours.cluster}, and stays so: join "
+            "with another --name or --dir, by a new token"
+        )
 
 
 def _waiting_key(path: Path) -> ec.EllipticCurvePrivateKey:

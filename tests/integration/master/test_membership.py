@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from corps.config import Settings
-from corps.errors import Denied, Unavailable
+from corps.errors import Conflict, Denied, Unavailable
 from corps.model.token import Token, format_token
 from corps.model.trust import RevokeWorker
 from corps.trust.credentials import Credentials
@@ -148,3 +148,15 @@ def test_a_master_that_is_not_there_is_an_ordinary_error(port: JoinPort, tmp_pat
     with pytest.raises(Unavailable, match="the token is as good as before"):
         become_member(settings, ("127.0.0.1", 1), text, "w1")
     assert become_member(settings, port.address, text, "w1") == "w1"
+
+
+def test_no_master_takes_the_place_of_another_ones_worker(port: JoinPort, tmp_path: Path) -> None:
+    """Not even one that chooses the name: the key of the first would be lost."""
+    settings = Settings(dir=str(tmp_path / "w"))
+    become_member(settings, port.address, format_token(port.make_token()), "w1")
+    before = credentials(tmp_path / "w", "w1").identity()
+    with join_port(tmp_path / "other", "decaf") as other:
+        token = other.make_token(worker="w1")
+        with pytest.raises(Conflict, match="of another cluster, c0ffee"):
+            become_member(settings, other.address, format_token(token), None)
+    assert credentials(tmp_path / "w", "w1").identity() == before

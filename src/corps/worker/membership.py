@@ -72,8 +72,8 @@ def _check_no_other_cluster(credentials: Credentials, certificate: bytes) -> Non
     theirs = identity_of(ssl.PEM_cert_to_DER_cert(certificate.decode("ascii")))
     if (ours := credentials.identity()).cluster != theirs.cluster:
         raise Conflict(
-            f"worker {theirs.worker} here is of another cluster, {ours.cluster}, and stays so: join "
-            "with another --name or --dir, by a new token"
+            f"worker {theirs.worker} here is of another cluster, {ours.cluster}, and stays so: "
+            "join with another --name or --dir, by a new token"
         )
 
 

@@ -148,8 +148,8 @@ class PolicyFile:
                     self._policy = parse_policy(file.read(POLICY_MAX_BYTES))
                     self._stamp = stamp
         except FileNotFoundError:
-            if self._is_required:
-                raise Denied(self._unusable("it is not there")) from None
+            if self._is_required or os.path.lexists(self._path):
+                raise Denied(self._unusable("it is not there, or a link to nothing")) from None
             return None
         except (OSError, CorpsError) as error:
             self._stamp = None
@@ -212,7 +212,7 @@ class PolicyFile:
 def policy_file(directory: Path, named: str) -> PolicyFile:
     """That of the machine, which no flag of a worker takes away; else the one that is named."""
     memory = directory / MEMORY_NAME
-    if not named or POLICY_PATH.exists():
+    if not named or os.path.lexists(POLICY_PATH):
         return PolicyFile(memory)
     return PolicyFile(memory, Path(named).absolute(), is_required=True)
 

@@ -58,6 +58,14 @@ def test_a_named_file_that_is_not_there_allows_nothing(tmp_path: Path) -> None:
         policy_file(tmp_path, str(tmp_path / "none")).hold(spawn_terms(NOBODY), launch(), NOW)
 
 
+def test_a_link_to_nothing_allows_nothing(tmp_path: Path) -> None:
+    """There was to be a policy: whoever manages this machine has lost it."""
+    (tmp_path / "policy.toml").symlink_to(tmp_path / "gone.toml")
+    policy = PolicyFile(tmp_path / "signed.json", tmp_path / "policy.toml")
+    with pytest.raises(Denied, match="nothing may start here.*a link to nothing"):
+        policy.hold(spawn_terms(NOBODY), launch(), NOW)
+
+
 def test_an_empty_policy_denies_root_low_users_and_loader_variables(tmp_path: Path) -> None:
     policy = said(tmp_path, "")
     assert policy.hold(spawn_terms(NOBODY), launch(PATH="/bin"), NOW) == spawn_terms(NOBODY)

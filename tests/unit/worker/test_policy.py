@@ -62,7 +62,7 @@ def test_a_link_to_nothing_allows_nothing(tmp_path: Path) -> None:
     """There was to be a policy: whoever manages this machine has lost it."""
     (tmp_path / "policy.toml").symlink_to(tmp_path / "gone.toml")
     policy = PolicyFile(tmp_path / "signed.json", tmp_path / "policy.toml")
-    with pytest.raises(Denied, match="nothing may start here.*a link to nothing"):
+    with pytest.raises(Denied, match=r"nothing may start here.*a link to nothing"):
         policy.hold(spawn_terms(NOBODY), launch(), NOW)
 
 

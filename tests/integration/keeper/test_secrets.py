@@ -150,6 +150,7 @@ def test_what_a_killed_keeper_left_of_the_dead_goes_and_of_the_living_stays(
     new = start()
     until(lambda: [one.name for one in directories(new)] == ["app.2#1"])
     assert (directories(new)[0] / "db").read_bytes() == VALUE
+    assert new.link.listing()["app.2#1"].is_live  # from here on its end is told
     flags[1].unlink()
     new.link.ended("app.2#1")
     until(lambda: not directories(new))

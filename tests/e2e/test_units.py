@@ -58,6 +58,13 @@ def test_words_reach_the_daemon_as_they_were_said(tmp_path: Path) -> None:
     assert "has a character that no unit can have" in refused.stderr
 
 
+def test_install_says_how_to_speak_to_the_master(tmp_path: Path) -> None:
+    done = corps("systemd", "install", "master", "--root", str(tmp_path))
+    unit = (tmp_path / UNITS / "corps-master.service").read_text()
+    (state,) = [line for line in unit.splitlines() if line.startswith("Environment=CORPS_DIR=")]
+    assert f"--dir {state.rpartition('=')[2]} " in done.stderr
+
+
 def test_print_shows_what_install_writes(tmp_path: Path) -> None:
     units = installed(tmp_path, "master", "--listen", "10.0.0.1:7077")
     shown = corps("systemd", "print", "master", "--", "--listen", "10.0.0.1:7077").stdout

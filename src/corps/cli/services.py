@@ -89,6 +89,8 @@ def install(what: str, words: tuple[str, ...], root: str, replace: bool) -> None
         render.note(f"corps: {path}")
     names = " ".join(UNITS[what])
     render.note(f"corps: next 'systemd-sysusers; systemctl daemon-reload; systemctl start {names}'")
+    if what == "master":
+        render.note("corps: then root speaks to it by 'corps --dir /var/lib/corps-master ...'")
 
 
 def _units(what: str, words: Sequence[str]) -> dict[str, str]:

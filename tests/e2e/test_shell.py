@@ -14,6 +14,7 @@ import pytest
 from corps.cli.lock import Holder, holder
 from corps.client import Client
 from corps.config import Settings
+from corps.model.token import TokenKind, parse_token
 from corps.model.view import InstanceView
 from tests.support.cluster import Cluster
 from tests.support.waiting import until
@@ -135,6 +136,27 @@ def test_tab_completes_instances_and_files(corps: Cluster, shell: Terminal, tmp_
     (tmp_path / "a-rather-long-name").touch()
     shell.send(f"copy {tmp_path}/a-rat\t")
     shell.expect_line(f"{PROMPT} copy {tmp_path}/a-rather-long-name")
+
+
+def test_tab_completes_people_tokens_and_secrets(
+    corps: Cluster, shell: Terminal, tmp_path: Path
+) -> None:
+    value = tmp_path / "value"
+    value.write_text("hunter2")
+    corps.corps("secret", "set", "database", "--file", str(value))
+    corps.corps("user", "add", "ann", "--role", "viewer")
+    token = parse_token(corps.corps("user", "token", "ann").stdout, TokenKind.PERSON).id
+    for begun, whole in (
+        ("token revoke " + token[:6], "token revoke " + token),
+        ("launch --secret data", "launch --secret database"),
+        ("secret delete data", "secret delete database"),
+        ("user remove an", "user remove ann"),
+    ):
+        shell.send(f"{begun}\t")
+        shell.expect_line(f"{PROMPT} {whole}")
+        shell.send("\r")
+        shell.expect(PROMPT)
+    until(lambda: corps.client.users() == [] and corps.client.secrets() == [])
 
 
 def test_history_is_kept_private(corps: Cluster) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from corps.cli import render
 from corps.cli.moment import parse_duration
 from corps.cli.operator import Operator, ask
-from corps.cli.options import SELECTOR, Verb, output_option
+from corps.cli.options import SELECTOR, TOKEN, USER, Verb, output_option
 from corps.cli.render import MISSING, Column, Listing, Output
 from corps.errors import Conflict, NotFound
 from corps.model.access import TrustView
@@ -95,7 +95,7 @@ def token_list(operator: Operator, output: Output) -> None:
 
 
 @token.command("revoke", cls=Verb)
-@click.argument("id", metavar="ID")
+@click.argument("id", type=TOKEN, metavar="ID")
 @click.pass_obj
 def token_revoke(operator: Operator, id: str) -> None:
     """Nobody comes in by it any more. Workers that joined by it stay."""
@@ -128,7 +128,7 @@ def user_add(operator: Operator, name: str, role: str) -> None:
 
 
 @user.command("role", cls=Verb)
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=USER, metavar="NAME")
 @click.argument("role", type=ROLE, metavar="ROLE")
 @click.pass_obj
 def user_role(operator: Operator, name: str, role: str) -> None:
@@ -140,7 +140,7 @@ def user_role(operator: Operator, name: str, role: str) -> None:
 
 
 @user.command("remove", cls=Verb)
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=USER, metavar="NAME")
 @click.pass_obj
 def user_remove(operator: Operator, name: str) -> None:
     """Take a person out, with all their tokens."""
@@ -148,7 +148,7 @@ def user_remove(operator: Operator, name: str) -> None:
 
 
 @user.command("token", cls=Verb)
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=USER, metavar="NAME")
 @click.option("--ttl", default="90d", show_default=True, metavar="TIME", help="8h, 90d.")
 @output_option
 @click.pass_obj

@@ -10,7 +10,7 @@ import click
 from corps.cli import render
 from corps.cli.apps import LAUNCHED, check_known, next_attempt
 from corps.cli.operator import Operator
-from corps.cli.options import ARTIFACT, SELECTOR, output_option, verb
+from corps.cli.options import ARTIFACT, SECRET, SELECTOR, output_option, verb
 from corps.cli.render import Output
 from corps.errors import Failed, Invalid
 from corps.model.command import COUNT_MAX, Launch
@@ -97,6 +97,7 @@ class LaunchOptions(TypedDict):
 @click.option(
     "--secret",
     "secrets",
+    type=SECRET,
     multiple=True,
     metavar="NAME[=FILE]",
     help="A file of that name, in the directory $CORPS_SECRETS.",

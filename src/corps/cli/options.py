@@ -43,6 +43,9 @@ TARGET = Name(Noun.TARGET)
 ARTIFACT = Name(Noun.ARTIFACT)
 SELECTOR = Name(Noun.WORKER)
 CHILD = Name(Noun.CHILD)
+USER = Name(Noun.USER)
+TOKEN = Name(Noun.TOKEN)
+SECRET = Name(Noun.SECRET)
 
 
 class Verb(click.Command):

@@ -10,7 +10,7 @@ import click
 
 from corps.cli import render
 from corps.cli.operator import Operator
-from corps.cli.options import Verb, output_option
+from corps.cli.options import SECRET, Verb, output_option
 from corps.cli.render import Column, Listing, Output
 from corps.errors import Failed, Invalid
 from corps.model.command import Ruled
@@ -37,7 +37,7 @@ def secret() -> None:
 
 
 @secret.command("set", cls=Verb)
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=SECRET, metavar="NAME")
 @click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="Read it from there.")
 @click.pass_obj
 def set_secret(operator: Operator, name: str, file: Path | None) -> None:
@@ -61,7 +61,7 @@ def list_secrets(operator: Operator, output: Output) -> None:
 
 
 @secret.command("delete", cls=Verb)
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=SECRET, metavar="NAME")
 @click.pass_obj
 def delete_secret(operator: Operator, name: str) -> None:
     """Delete a secret. Refused while an instance that lives or will be started again names it."""

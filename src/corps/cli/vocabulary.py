@@ -20,6 +20,9 @@ class Noun(StrEnum):
     WORKER = "worker"
     TARGET = "target"
     CHILD = "child"
+    USER = "user"
+    TOKEN = "token"
+    SECRET = "secret"
 
 
 class Vocabulary:
@@ -62,3 +65,9 @@ def _names(client: Client, noun: Noun) -> Iterable[str]:
             return [row.id for row in known] + [row.app for row in known]
         case Noun.CHILD:
             return [*_names(client, Noun.WORKER), *_names(client, Noun.TARGET)]
+        case Noun.USER:
+            return [user.name for user in client.users()]
+        case Noun.TOKEN:
+            return [token.id for token in client.tokens()]
+        case Noun.SECRET:
+            return [secret.name for secret in client.secrets()]

@@ -54,7 +54,8 @@ def test_the_master_never_has_a_secret(shared: Cluster) -> None:
 
 
 def test_people_come_change_and_go(shared: Cluster) -> None:
-    shared.corps("user", "add", "ann", "--role", "operator")
+    done = shared.corps("user", "add", "ann", "--role", "operator")
+    assert "'corps user token ann'" in done.stderr
     done = shared.corps("user", "add", "ann", "--role", "viewer", check=False)
     assert done.returncode == 5 and "'corps user role' changes the role" in done.stderr
     token = parse_token(shared.corps("user", "token", "ann").stdout, TokenKind.PERSON)
@@ -106,7 +107,7 @@ def test_times_and_roles_that_are_none(shared: Cluster) -> None:
     for words, status, told in (
         (("token", "create", "--ttl", "soon"), 2, "bad time 'soon': how long, spelled 30s"),
         (("token", "create", "--ttl", "0s"), 3, "a token lives for more than 0"),
-        (("token", "create", "--ttl", "400d"), 3, "a token lives for more than 0"),
+        (("token", "create", "--ttl", "400d"), 3, "a token lives for more than 0 and at most 366d"),
         (("token", "create", "--uses", "2", "--name", "w7"), 3, "one worker has one use"),
         (("token", "create", "--uses", "0"), 2, "0 is not in the range"),
         (("user", "add", "bob", "--role", "root"), 2, "'root' is not one of"),

@@ -102,3 +102,10 @@ def test_a_port_in_use_is_said(alone: Cluster) -> None:
         done = alone.corps("master", "--listen", "127.0.0.1:0", "--api", taken, check=False)
     assert done.returncode == 5
     assert f"cannot listen on {taken}" in done.stderr
+    assert "is another master there?" in done.stderr
+
+
+def test_an_address_of_another_machine_is_said(alone: Cluster) -> None:
+    done = alone.corps("master", "--listen", "192.0.2.1:7077", check=False)
+    assert done.returncode == 5
+    assert done.stderr.endswith("this machine has no such address: see 'ip addr'\n")

@@ -69,6 +69,8 @@ def test_a_revoked_worker_is_cut_off_for_good_and_its_apps_go_on(networked: Clus
     assert networked.returncode("w1") == 6
     assert "was revoked by" in networked.log("w1")
     os.kill(app.pid, 0)
+    networked.wait_state(w1="lost")
+    assert "its certificate was revoked by " in networked.corps("workers", "-o", "wide").stdout
 
     networked.start_worker("w1")
     until(lambda: networked.returncode("w1") is not None)

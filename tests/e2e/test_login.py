@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from corps.client import Client
 from corps.model.token import TokenKind, base32, parse_token
 from corps.model.trust import CaStage
+from corps.net.address import format_address
 from corps.net.endpoint import TOKEN_VARIABLE
 from tests.support.cluster import Cluster
 from tests.support.compiled import compile_c
@@ -169,6 +171,25 @@ def test_another_master_at_that_address_hears_nothing(
         assert "the CA has another pin; the token was not sent" in done.stderr
         assert secret not in done.stderr + other.log("master")
     made.start_master("--api", at)
+
+
+def test_the_port_of_the_others_is_named(made: Cluster, ann: Person, tmp_path: Path) -> None:
+    token = made.corps("user", "token", "ann").stdout
+    there = f"https://{made.address}"
+    done = ann.corps("login", there, "--token-file", "-", status=9, pasted=token)
+    assert "give the address of the master's --api, not of its --listen" in done.stderr
+    token = made.corps("token", "create", "-o", "name").stdout.strip()
+
+    def join(address: str) -> str:
+        words = ("--dir", str(tmp_path / "w9"), "join", address, "--token", token, "--no-run")
+        done = made.corps(*words, check=False)
+        assert done.returncode == 7
+        return done.stderr
+
+    assert "give the address of the master's --listen, not of its --api" in join(api_of(made))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        closed = format_address(listening.getsockname())
+    assert f"cannot join at {closed}: Connection refused; the token is" in join(closed)
 
 
 def test_scripts_need_no_login(made: Cluster, tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def user_add(operator: Operator, name: str, role: str) -> None:
     if name in _roles(operator):
         raise Conflict(f"there is a user {name!r}: 'corps user role' changes the role", user=name)
     operator.client.submit(SetUser(name=name, role=Role(role)), Ruled)
+    render.note(f"corps: 'corps user token {name}' makes what {name} logs in with")
 
 
 @user.command("role", cls=Verb)

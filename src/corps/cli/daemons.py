@@ -41,7 +41,7 @@ class WorkerOptions(TokenOptions):
 
 @verb("master")
 @click.option("--listen", metavar="HOST:PORT", help="Where workers dial in.")
-@click.option("--api", metavar="HOST:PORT", help="HTTPS for operators elsewhere.")
+@click.option("--api", metavar="HOST:PORT", help="HTTPS for people elsewhere, on another port.")
 @click.option("--host", metavar="NAME", help="Another name by which this master is reached.")
 @heartbeat_option
 @click.option("--accept-rollback", is_flag=True, help="Go on from an older copy of state.db.")
@@ -85,7 +85,10 @@ def master(
 @click.option("--keeper", metavar="DIR", help="Of a keeper that 'corps keeper' has started.")
 @click.pass_obj
 def worker(operator: Operator, **options: Unpack[WorkerOptions]) -> None:
-    """Run a worker in the foreground; ending it leaves the apps running."""
+    """Run a worker in the foreground; ending it leaves the apps running.
+
+    'corps join' first makes this machine one, 'corps worker revoke W' is said at the master.
+    """
     _, port = parse_address(options["master"])
     if port == 0:
         raise Invalid(f"bad address {options['master']!r}: no master has port 0", field="master")

@@ -5,6 +5,7 @@ A command's module is imported when the command is used.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -55,6 +56,7 @@ MODULES = {
     "ca": "access",
     "version": "workers",
 }
+_BREAK = re.compile(r"\s*\n\s*")  # click lists choices one a line
 WORKER_REVOKE = ["worker", "revoke"]  # all else of 'corps worker' is the daemon's
 
 
@@ -118,7 +120,9 @@ def _run(arguments: list[str], operator: Operator) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        raise Malformed(f"give a command {_usage(error.ctx)}; see 'corps --help'") from error
+        raise Malformed(
+            f"give a command {_usage(error.ctx)}; see '{error.ctx.command_path} --help'"
+        ) from error
     except click.UsageError as error:
         raise Malformed(f"{_sentence(error)} {_usage(error.ctx)}".strip()) from error
     except click.ClickException as error:
@@ -131,7 +135,7 @@ def _sentence(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known = [name for parameter in error.ctx.command.params for name in parameter.opts]
         return f"no option {error.option_name!r}{did_you_mean(error.option_name, known)}"
-    message = error.format_message().rstrip(".").replace("\n", " ")
+    message = _BREAK.sub(" ", error.format_message().rstrip("."))
     return message[:1].lower() + message[1:]
 
 

@@ -141,9 +141,9 @@ def _trust(command: AnyTrust | AnySecret) -> str:
     match command:
         case CreateToken():
             only = f", for {command.worker}" if command.worker is not None else ""
-            return f"lets workers join: uses {command.uses}, ttl {command.ttl_s:g} s{only}"
+            return f"lets workers join: uses {command.uses}, ttl {command.ttl_s:.10g} s{only}"
         case CreateUserToken():
-            return f"of {command.user}, ttl {command.ttl_s:g} s"
+            return f"of {command.user}, ttl {command.ttl_s:.10g} s"
         case SetUser():
             return f"role {command.role.value}"
         case (

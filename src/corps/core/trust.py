@@ -14,6 +14,7 @@ from corps.model.name import check_name, did_you_mean
 from corps.model.secret import AnySecret, DeleteSecret, SetSecret
 from corps.model.token import check_hash, check_token_id
 from corps.model.trust import (
+    TTL_MAX_DAYS,
     TTL_MAX_S,
     USES_MAX,
     AnyTrust,
@@ -184,7 +185,7 @@ def _check_new(ledger: Ledger, id: str, secret_hash: str, ttl_s: float) -> None:
     check_token_id(id)
     check_hash(secret_hash)
     if not 0 < ttl_s <= TTL_MAX_S:
-        raise Invalid(f"a token lives for more than 0 and at most {TTL_MAX_S:g} s", field="ttl")
+        raise Invalid(f"a token lives for more than 0 and at most {TTL_MAX_DAYS}d", field="ttl")
     if id in roll.join_tokens or id in roll.user_tokens:
         raise Conflict(f"there is a token {id!r} already: make another one")
     known: list[JoinToken | UserToken] = [*roll.join_tokens.values(), *roll.user_tokens.values()]

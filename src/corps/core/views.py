@@ -20,6 +20,7 @@ from corps.model.instance import (
 )
 from corps.model.terms import show_restart
 from corps.model.trail import TrailEntry, TrailView
+from corps.model.trust import Member
 from corps.model.view import (
     AskedView,
     CertificateView,
@@ -213,7 +214,13 @@ def view_death(instance: Instance | Certificate) -> DeathView | None:
             assert_never(death)
 
 
-def view_worker(worker: Worker, silence_s: float | None, instances: int) -> WorkerView:
+def view_worker(
+    worker: Worker, silence_s: float | None, instances: int, member: Member | None = None
+) -> WorkerView:
+    """That its certificate was revoked says more than the silence which followed."""
+    reason = worker.reason
+    if member is not None and member.revoked_at is not None:
+        reason = f"its certificate was revoked by {member.revoked_by}"
     return WorkerView(
         name=worker.name,
         address=worker.address,
@@ -224,7 +231,7 @@ def view_worker(worker: Worker, silence_s: float | None, instances: int) -> Work
         cpu_count=worker.cpu_count,
         memory_bytes=worker.memory_bytes,
         version=worker.version,
-        reason=worker.reason or None,
+        reason=reason or None,
         machine=worker.facts.machine or None,
         kernel=worker.facts.kernel or None,
         libc=worker.facts.libc or None,

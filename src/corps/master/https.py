@@ -26,6 +26,7 @@ CONNECTIONS_OF_ONE_MAX = 100
 SILENCE_S = 30.0
 HANDSHAKE_S = 10.0
 GOODBYE_S = 2.0
+OF_WORKERS = frozenset((Purpose.CONTROL, Purpose.SWARM, Purpose.JOIN))
 
 
 class HttpsProtocol(LimitedProtocol):
@@ -56,7 +57,7 @@ class HttpsPort:
         self._listener, self._config, self._state = listener, config, state
         self._context = context
         self._loop = asyncio.get_running_loop()
-        self._front = Front(listener, {}, self._serve)
+        self._front = Front(listener, {}, self._serve, OF_WORKERS)
 
     def serve_bulk(self, uploads: Uploads) -> None:
         self._front.serves[Purpose.BULK] = uploads.serve

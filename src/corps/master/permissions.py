@@ -107,6 +107,18 @@ COMMANDS: dict[type[AnyCommand], Permission] = {
     SetSecret: Permission.SECRETS,
     DeleteSecret: Permission.SECRETS,
 }
+SPELLED: dict[type[AnyCommand], str] = {  # as an operator types it, where it is not its own name
+    Remove: "rm",
+    CreateToken: "token create",
+    RevokeToken: "token revoke",
+    RevokeWorker: "worker revoke",
+    RotateCa: "ca rotate",
+    SetUser: "user add",
+    RemoveUser: "user remove",
+    CreateUserToken: "user token",
+    SetSecret: "secret set",
+    DeleteSecret: "secret delete",
+}
 METHODS = ("GET", "POST")  # all there are: no preflight, no HEAD
 
 _forgotten = [kind.__name__ for kind in get_args(AnyCommand) if kind not in COMMANDS]
@@ -140,6 +152,7 @@ async def guard_route(connection: Connection, _: BaseRouteHandler) -> None:
 
 def check_command(caller: Caller, command: AnyCommand) -> None:
     """Raise Denied. To have a program given a secret is to read it."""
-    check_may(caller, COMMANDS[type(command)], type(command).__name__.lower())
+    kind = type(command)
+    check_may(caller, COMMANDS[kind], SPELLED.get(kind, kind.__name__.lower()))
     if isinstance(command, Launch) and command.terms.secrets:
         check_may(caller, Permission.SECRETS, "launch with secrets")

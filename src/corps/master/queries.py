@@ -35,7 +35,12 @@ def waiting_s(wait_s: float) -> float:
 def workers(driver: MasterDriver) -> list[WorkerView]:
     cluster = driver.core.cluster
     return [
-        view_worker(worker, driver.core.silence_s(name), cluster.live_count(name))
+        view_worker(
+            worker,
+            driver.core.silence_s(name),
+            cluster.live_count(name),
+            cluster.roll.members.get(name),
+        )
         for name, worker in sorted(cluster.workers.items())
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import itertools
 import logging
@@ -32,6 +33,11 @@ SWEEP_S = 1.0
 TRIM_EVERY = 10  # sweeps
 HANDSHAKE_S = 5.0
 GOODBYE_S = 1.0
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "; is another master there? See 'ss -ltnp'",
+    errno.EADDRNOTAVAIL: "; this machine has no such address: see 'ip addr'",
+    errno.EACCES: "; choose a port from 1024 on",
+}
 
 _log = logging.getLogger("corps.master")
 
@@ -145,8 +151,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         where = format_address((host, port))
-        raise Conflict(
-            f"cannot listen on {where}: {error.strerror}; is another master there? See 'ss -ltnp'"
-        ) from error
+        hint = _LISTEN_HINTS.get(error.errno or 0, "")
+        raise Conflict(f"cannot listen on {where}: {error.strerror}{hint}") from error
     sock.setblocking(False)
     return sock

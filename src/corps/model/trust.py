@@ -13,7 +13,8 @@ import msgspec
 from corps.model.name import WorkerName
 
 USES_MAX = 10_000
-TTL_MAX_S = 366 * 86_400.0
+TTL_MAX_DAYS = 366
+TTL_MAX_S = TTL_MAX_DAYS * 86_400.0
 RENEW_GRACE_S = 30 * 86_400.0  # how long after its end a certificate may still be renewed
 
 

@@ -20,7 +20,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple, TypeAlias
 
 from corps.net.address import format_address
@@ -55,8 +55,9 @@ Serve: TypeAlias = Callable[[Caller], Awaitable[None]]
 
 class Front:
     """The strangers of one listening socket. `serves` says by name who takes them, `otherwise` who
-    takes TLS of any other name; a coroutine of these returns when its caller is no stranger any
-    more, and owns the socket from then on. What it raises as OSError closes it.
+    takes TLS of any other name but the `foreign` ones, which another port serves; a coroutine of
+    these returns when its caller is no stranger any more, and owns the socket from then on. What
+    it raises as OSError closes it.
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class Front:
         listener: socket.socket,
         serves: dict[str | None, Serve],
         otherwise: Serve | None = None,
+        foreign: Collection[str] = (),
     ) -> None:
         self.serves = serves
-        self._listener, self._otherwise = listener, otherwise
+        self._listener, self._otherwise, self._foreign = listener, otherwise, foreign
         self._loop = asyncio.get_running_loop()
         self._names = ServerNames()
         self._strangers: dict[str, dict[asyncio.Task[None], None]] = {}  # by source, oldest first
@@ -161,7 +163,8 @@ class Front:
             except ssl.SSLError:
                 _answer(sock, hello, VERSION_ALERT)
                 raise
-        serve = self.serves.get(name, None if name is None else self._otherwise)
+        is_ours = name is not None and name not in self._foreign
+        serve = self.serves.get(name, self._otherwise if is_ours else None)
         if serve is None:
             what = "plain text" if name is None else f"nobody here is called {name[:80]!r}"
             self.complain(source, f"{address} is turned away: {what}")

@@ -21,7 +21,7 @@ from corps.model.identity import parse_uri
 from corps.model.token import Token, format_token
 from corps.net.address import format_address, parse_address
 from corps.net.exchange import Connection, Lost, Patience, Request
-from corps.trust.contexts import Purpose, client_context, stranger_context
+from corps.trust.contexts import UNRECOGNIZED_NAME, Purpose, client_context, stranger_context
 from corps.wire.bulk import Authorize
 from corps.wire.codec import BULK_PREFACE, encode_frame
 
@@ -160,6 +160,11 @@ def _refusal(url: str, error: OSError | UnicodeError) -> Denied | ProtocolError 
             )
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return Lost(f"no master at {url}: it hung up")
+        case ssl.SSLError(reason=reason) if reason == UNRECOGNIZED_NAME:
+            return ProtocolError(
+                f"workers are served at {url}, not people: give the address of the master's --api, "
+                "not of its --listen"
+            )
         case ssl.SSLError():
             reason = (error.reason or str(error)).lower().replace("_", " ")
             return ProtocolError(f"no TLS 1.3 at {url}: {reason}")

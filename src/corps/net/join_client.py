@@ -23,7 +23,12 @@ from corps.model.name import WorkerName
 from corps.model.token import Token, hash_secret
 from corps.net.address import format_address
 from corps.net.channel import Channel
-from corps.trust.contexts import Purpose, stranger_context, why_unverified
+from corps.trust.contexts import (
+    UNRECOGNIZED_NAME,
+    Purpose,
+    stranger_context,
+    why_unverified,
+)
 from corps.trust.credentials import Credentials
 from corps.trust.names import identity_of, key_of
 from corps.trust.pinned import check_issued, check_master
@@ -93,8 +98,13 @@ def _dial(address: tuple[str, int], context: ssl.SSLContext) -> tuple[Channel[To
     except ssl.SSLCertVerificationError as error:
         plain.close()
         raise Unavailable(why_unverified(format_address(address), error)) from error
-    except OSError:
+    except OSError as error:
         plain.close()
+        if isinstance(error, ssl.SSLError) and error.reason == UNRECOGNIZED_NAME:
+            raise Unavailable(
+                f"no workers are served at {format_address(address)}: give the address of the "
+                "master's --listen, not of its --api"
+            ) from error
         raise
     leaf = sock.getpeercert(binary_form=True)
     assert leaf is not None  # a server of TLS 1.3 has one

@@ -11,6 +11,7 @@ import ssl
 from enum import StrEnum
 from pathlib import Path
 
+UNRECOGNIZED_NAME = "TLSV1_UNRECOGNIZED_NAME"  # what ssl calls the alert of a port for others
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME: whoever uses it looks at the dates itself
 
 

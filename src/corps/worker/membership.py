@@ -42,8 +42,9 @@ def become_member(
     try:
         return _join(settings, address, token, name, waiting)
     except OSError as error:
+        where, why = format_address(address), error.strerror or error
         raise Unavailable(
-            f"cannot join at {format_address(address)}: {error}; the token is as good as before"
+            f"cannot join at {where}: {why}; the token is as good as before"
         ) from error
 
 

@@ -19,7 +19,9 @@ def _run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give a command"),
+        ([], "see 'corps --help'"),
+        (["token"], "COMMAND [ARGS]...); see 'corps token --help'"),
+        (["user", "add", "ann"], "'--role'. Choose from: viewer, operator, deployer, admin (usage"),
         (["pss"], "no command 'pss'; did you mean 'ps'?"),
         (["frobnicate"], "no command 'frobnicate'; see 'corps --help'"),
         (["--dirr", "x", "ps"], "no option '--dirr'; did you mean '--dir'?"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,18 @@ def test_a_pasted_line_makes_a_worker(networked: Cluster) -> None:
     assert '"join"' in deeds
     token = json.loads(networked.corps("token", "list", "-o", "json").stdout)[0]
     assert (token["joined"], token["uses_left"]) == (["w1"], 0)
+
+
+def test_ps_does_not_show_the_token_as_long_as_the_worker_runs(networked: Cluster) -> None:
+    words = networked.corps("token", "create", "--uses", "20").stdout.split()[1:]
+    token = words[-1]
+    command = [sys.executable, "-m", "corps.cli.main", "--dir", networked.settings.dir]
+    with subprocess.Popen([*command, *words, "--name", "w5"], stderr=subprocess.DEVNULL) as daemon:
+        networked.wait_state(w5="ready")
+        said = Path(f"/proc/{daemon.pid}/cmdline").read_text().split("\0")
+        networked.corps("worker", "revoke", "w5")
+    assert daemon.returncode == 6
+    assert said[-5:] == ["--token", "x" * len(token), "--name", "w5", ""]
 
 
 def test_a_revoked_worker_is_cut_off_for_good_and_its_apps_go_on(networked: Cluster) -> None:

@@ -11,6 +11,7 @@ import click
 from corps.cli import render
 from corps.cli.operator import read_token
 from corps.config import Settings
+from corps.daemon import conceal_argument
 from corps.errors import Invalid, Malformed
 from corps.model.name import WorkerName
 from corps.net.address import parse_address
@@ -32,7 +33,7 @@ def token_options(command: F) -> F:
             "--token-fd", type=click.IntRange(0), metavar="N", help="The descriptor it comes by."
         ),
         click.option("--token-file", metavar="FILE", help="Where the token is; nobody else's."),
-        click.option("--token", metavar="T", help="To join by, once; 'ps' shows it to others."),
+        click.option("--token", metavar="T", help="To join by, once; 'ps' shows it for a moment."),
     ):
         command = option(command)
     return command
@@ -52,6 +53,8 @@ def given_token(options: TokenOptions) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not text"
         raise Invalid(f"cannot read the token: {why}", field="token") from error
+    if options["token"] is not None:
+        conceal_argument(options["token"])
     return options["token"]
 
 

@@ -193,6 +193,7 @@ def test_a_request_that_was_cut_short_is_not_sent_before_the_next(
     answer = connection.exchange(Request("GET", "/v1/workers"), Patience(0.0, Clock()))
     connection.close()
     assert (answer.status, answer.body) == (200, b"[]")
+    assert [request.path for request in master.requests] == ["/v1/workers"]
 
 
 def test_a_silent_master_times_out(path: Path, master: UnixMaster) -> None:

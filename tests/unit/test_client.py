@@ -18,6 +18,7 @@ from corps.model.command import Accepted, Failure, Instances, Kill, Removed, Sub
 from corps.model.output_view import GoneView, LogChunkView, OutputView, PieceView, StreamView
 from corps.model.view import CompareView, WorkerView
 from corps.net.endpoint import endpoint_of
+from corps.net.exchange import Connection, Patience, Request
 from corps.net.unix_http import UnixEndpoint
 from tests.support.http import Answer, UnixMaster, serving
 from tests.support.waiting import until
@@ -180,6 +181,19 @@ def test_a_connection_closed_meanwhile_is_replaced(path: Path, master: UnixMaste
         client.workers()
         client._connection.sock.shutdown(2)
         assert client.workers() == []
+
+
+def test_a_request_that_was_cut_short_is_not_sent_before_the_next(
+    path: Path, master: UnixMaster
+) -> None:
+    connection = Connection(UnixEndpoint(path), 5.0)
+    connection.putrequest("GET", "/v1/events")  # and ctrl-C
+    connection.close()
+    master.answers.append(Answer([]))
+    answer = connection.exchange(Request("GET", "/v1/workers"), Patience(0.0, Clock()))
+    connection.close()
+    assert (answer.status, answer.body) == (200, b"[]")
+    assert [request.path for request in master.requests] == ["/v1/workers"]
 
 
 def test_a_silent_master_times_out(path: Path, master: UnixMaster) -> None:

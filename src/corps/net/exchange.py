@@ -107,6 +107,12 @@ class Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = self._endpoint.connect()
 
+    def close(self) -> None:
+        """And forget the lines of a request that ctrl-C cut short: http.client keeps them, and
+        would send them before those of the next one."""
+        super().close()
+        self._buffer: list[bytes] = []
+
     def exchange(self, request: Request, patience: Patience) -> Answer:
         """One request and its answer. Raise Lost when that could not be."""
         if self.sock is not None and _is_stale(self.sock):

@@ -179,10 +179,9 @@ def ca() -> None:
 @click.option("-y", "--yes", "is_sure", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def ca_rotate(operator: Operator, is_sure: bool) -> None:
-    """Have a new CA in place of this one. Workers follow by themselves.
+    """Have a new CA in place of this one. Workers and logins follow by themselves.
 
-    Tokens made until now name the old one: whoever has not been here while it goes on has to log
-    in with a new one.
+    Nobody joins any more by a token made until now.
     """
     if not is_sure:
         ask("rotate the CA (nobody joins by a token made until now)")

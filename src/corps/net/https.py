@@ -115,7 +115,7 @@ def parse_url(text: str) -> tuple[str, int]:
 def meet(address: tuple[str, int], pin: str) -> str:
     """The CA with that pin, in PEM, from a master that is yet to prove that it is of it. Raise
     Denied when it has another."""
-    from corps.trust.pins import pinned  # noqa: PLC0415  # 40 ms that only strangers cost
+    from corps.trust.pinned import pinned  # noqa: PLC0415  # 40 ms that only strangers cost
 
     stranger = _Stranger(address)
     request = Request("GET", "/v1/hello")

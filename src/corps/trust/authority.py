@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -33,19 +32,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from corps.errors import Denied, Invalid, Unavailable
 from corps.model.identity import master_uri, worker_uri
 from corps.model.name import WorkerName
-from corps.model.token import pin_of
 from corps.model.trust import CaStage
 from corps.trust.files import check_private, write_private
-from corps.trust.names import UNREADABLE
-
-__all__ = [
-    "CSR_MAX_BYTES",
-    "WORKER_LIFE_S",
-    "Authority",
-    "check_private",
-    "key_pem",
-    "write_private",
-]
+from corps.trust.names import UNREADABLE, pin_of_ca
 
 CA_LIFE_S = 10 * 365 * 86_400.0
 MASTER_LIFE_S = 365 * 86_400.0
@@ -77,16 +66,16 @@ class Authority:
     @property
     def bundle_pem(self) -> bytes:
         """All CAs that are trusted, first the one that signs."""
-        return b"".join(one.public_bytes(Encoding.PEM) for one in self._bundle)
+        return _pem(self._bundle)
 
     @property
     def pin(self) -> str:
-        return pin_of(_spki(self.certificate))
+        return pin_of_ca(self.certificate)
 
     @property
     def pins(self) -> tuple[str, ...]:
         """Of all CAs that are trusted, in their order."""
-        return tuple(pin_of(_spki(one)) for one in self._bundle)
+        return tuple(map(pin_of_ca, self._bundle))
 
     @property
     def former_pem(self) -> bytes:
@@ -104,7 +93,8 @@ class Authority:
         assert self.stage is CaStage.STEADY
         key = ec.generate_private_key(ec.SECP256R1())
         write_private(self._next, key_pem(key))
-        self._keep("heirs.pem", self._heir(key.public_key(), now))
+        end = self.certificate.not_valid_after_utc.timestamp()
+        self._keep("heirs.pem", self._ca(key.public_key(), self._key, now, end))
         self._keep("former.pem", self.certificate)
         self._write([self.certificate, self._root(key, now)])
 
@@ -177,23 +167,24 @@ class Authority:
         self._write([self._root(key, now)])
 
     def _root(self, key: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
-        name = _subject(f"corps {self.cluster}")
-        return (
-            _builder(name, name, key.public_key(), now, CA_LIFE_S)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(is_ca=True), critical=True)
-            .sign(key, hashes.SHA256())
-        )
+        return self._ca(key.public_key(), key, now, now + CA_LIFE_S)
 
-    def _heir(self, key: ec.EllipticCurvePublicKey, now: float) -> x509.Certificate:
-        name, left_s = self.certificate.subject, self.certificate.not_valid_after_utc.timestamp()
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+    def _ca(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        signer: ec.EllipticCurvePrivateKey,
+        now: float,
+        end: float,
+    ) -> x509.Certificate:
+        """All CAs of a cluster have one name."""
+        name = _subject(f"corps {self.cluster}")
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         return (
-            _builder(name, name, key, now, left_s - now)
+            _builder(name, name, key, now, end - now)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(is_ca=True), critical=True)
             .add_extension(authority, critical=False)
-            .sign(self._key, hashes.SHA256())
+            .sign(signer, hashes.SHA256())
         )
 
     def _keep(self, name: str, newest: x509.Certificate) -> None:
@@ -201,8 +192,7 @@ class Authority:
         pem = _read(self.directory / name)
         kept = [] if not pem else x509.load_pem_x509_certificates(pem)
         kept = [newest, *(one for one in kept if one != newest)][:FORMER_KEPT]
-        data = b"".join(one.public_bytes(Encoding.PEM) for one in kept)
-        write_private(self.directory / name, data)
+        write_private(self.directory / name, _pem(kept))
 
     def _load(self) -> None:
         """Raise ValueError when no CA that is trusted is ours."""
@@ -214,8 +204,7 @@ class Authority:
             raise ValueError("'ca.key' is the key of none of the certificates in 'ca.pem'")
 
     def _write(self, bundle: Sequence[x509.Certificate]) -> None:
-        pem = b"".join(one.public_bytes(Encoding.PEM) for one in bundle)
-        write_private(self.directory / "ca.pem", pem)
+        write_private(self.directory / "ca.pem", _pem(bundle))
         self._bundle = list(bundle)
 
     @property
@@ -246,6 +235,10 @@ class Authority:
 
 def _read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -306,7 +299,3 @@ def _subject(name: str) -> x509.Name:
 
 def _moment(at: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(at, datetime.UTC)
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

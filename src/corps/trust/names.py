@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from corps.errors import Denied
@@ -25,9 +27,12 @@ UNREADABLE = (  # what the library raises for certificates and requests that som
 )
 
 
-def key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
+Keyed: TypeAlias = x509.Certificate | ec.EllipticCurvePrivateKey
+
+
+def key_of(keyed: Keyed) -> str:
     """SHA-256 of its public key, in hex."""
-    return hashlib.sha256(_public_key(certificate)).hexdigest()
+    return hashlib.sha256(_public_key(keyed)).hexdigest()
 
 
 def pin_of_ca(certificate: x509.Certificate) -> str:
@@ -73,5 +78,10 @@ def load_authorities(pem: bytes) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(pem)
 
 
-def _public_key(certificate: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+def by_pin(pem: bytes) -> dict[str, x509.Certificate]:
+    """CAs (PEM) as tokens call them. Raise one of UNREADABLE."""
+    return {pin_of_ca(one): one for one in load_authorities(pem)}
+
+
+def _public_key(keyed: Keyed) -> bytes:
+    return keyed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -7,17 +7,24 @@ import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from corps.errors import Denied
-from corps.trust.names import UNREADABLE, identity_of, is_signed, load_authorities, pin_of_ca
+from corps.errors import Denied, ProtocolError
+from corps.trust.names import UNREADABLE, by_pin, identity_of, is_signed, load_authorities
+
+
+def pinned(authorities: str, pin: str) -> str | None:
+    """The one of these CAs (PEM) that a token means, in PEM."""
+    try:
+        found = by_pin(authorities.encode()).get(pin)
+    except UNREADABLE as error:
+        raise ProtocolError("its CA cannot be read") from error
+    return None if found is None else found.public_bytes(Encoding.PEM).decode("ascii")
 
 
 def check_master(leaf: bytes, authorities: bytes, pin: str, now: float) -> str:
     """The cluster of the master that showed `leaf` (DER) in the handshake, and says that these
     are its CAs (PEM). Raise Denied unless the pinned one of them signed it."""
     try:
-        offered = load_authorities(authorities)
-        certificate = x509.load_der_x509_certificate(leaf)
-        pins = {pin_of_ca(one): one for one in offered}
+        pins, certificate = by_pin(authorities), x509.load_der_x509_certificate(leaf)
     except UNREADABLE as error:
         raise Denied(f"the other end shows no CA that can be read: {error}") from error
     if pin not in pins:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from corps.core.events import Reveal
 from corps.errors import Conflict, CorpsError, Unavailable
 from corps.model.secret import Revealed, Sealed
-from corps.trust.authority import check_private, write_private
+from corps.trust.files import check_private, write_private
 from corps.wire.secret import Secrets
 
 KEY_BYTES = 32

@@ -20,8 +20,9 @@ from corps.model.name import WorkerName, check_name
 from corps.model.token import Token, TokenKind, parse_token
 from corps.net.address import format_address
 from corps.net.join_client import join
-from corps.trust.authority import key_pem, write_private
+from corps.trust.authority import key_pem
 from corps.trust.credentials import DIRECTORY, Credentials, read_key
+from corps.trust.files import write_private
 from corps.trust.names import identity_of
 from corps.worker.facts import default_name, members
 
